@@ -1,0 +1,12 @@
+"""Package data: the shipped generator, its LatentRM and held-out problems."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+SHIPPED_GENERATOR = _HERE / "generator"
+SHIPPED_LATENT_RM = _HERE / "latent_rm"
+SHIPPED_PROBLEMS = _HERE / "problems"
+
+# Chosen on the validation problems alone (examples/shipped_model); the demonstration uses them on held-out ones.
+SHIPPED_SAMPLER = "dropout:0.2"
+SHIPPED_SPLIT = "test_5"

@@ -1,0 +1,1 @@
+"""The `latent-ext` command."""

@@ -1,0 +1,69 @@
+"""`latent-ext info`: what is installed, what it was built for, and what would run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import latent_ext
+from latent_ext import _native
+from latent_ext.engine import engine_report
+
+
+def facts() -> dict[str, Any]:
+    """Version, torch, ISA levels and the one in use, CUDA architectures built, engines and the choice among them."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engines = engine_report(device)
+    return {
+        "version": latent_ext.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": {
+            "capability": _native.cpu_capability(),
+            "supported": list(_native.supported_capabilities()),
+        },
+        "cuda": {
+            "available": torch.cuda.is_available(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "build": dict(_native.build_facts()),
+        "device": device,
+        "engines": [{"name": e.name, "usable": e.usable, "why": e.why} for e in engines],
+        "engine": next(e.name for e in engines if e.usable),
+    }
+
+
+def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Shows versions, ISA levels, CUDA architectures and the engine that would be chosen, and why.
+
+    Examples:
+
+      latent-ext info
+
+      latent-ext info --json
+    """
+    found = facts()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("", "", show_header=False, box=None)
+    for name in ("version", "python", "torch", "transformers", "threads"):
+        table.add_row(name, str(found[name]))
+    cpu = found["cpu"]
+    table.add_row("cpu level", f"{cpu['capability']} (supported: {', '.join(cpu['supported'])})")
+    for name, value in found["build"].items():
+        table.add_row(f"build: {name}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+    table.add_row("cuda", found["cuda"]["device"] or "not available")
+    for engine in found["engines"]:
+        mark = "[green]chosen[/]" if engine["name"] == found["engine"] else ("usable" if engine["usable"] else "no")
+        table.add_row(f"engine {engine['name']}", f"{mark}: {engine['why']}")
+    Console().print(table)

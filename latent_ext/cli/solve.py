@@ -1,0 +1,125 @@
+"""`latent-ext solve`: answers questions with N trajectories each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latent_ext.assets import SHIPPED_SAMPLER
+from latent_ext.cli.progress import reporting
+from latent_ext.evaluation.problems import NamedProblem, read_problems
+from latent_ext.models import load
+from latent_ext.rewards import load_reward
+from latent_ext.search import Result
+from latent_ext.search import solve as run_solve
+
+# Results of a file are printed after so many questions, so that an interrupt loses little.
+_BLOCK = 16
+
+_EXAMPLES = """
+Examples:
+
+  latent-ext solve "Mia has 19 apples. ..." --n 64
+
+  latent-ext solve --file problems.jsonl --n 16 --sampler noise:0.4:relative --select weighted_vote --json
+
+  cat problems.jsonl | latent-ext solve - --json > results.jsonl
+
+  latent-ext solve "..." --model path/to/coconut --reward path/to/latentRM --sampler dropout:0.2
+"""
+
+
+def solve(
+    question: Annotated[str | None, typer.Argument(help="The question, or - for JSON lines on standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Problems, .jsonl or .json.")] = None,
+    model: Annotated[str, typer.Option(help="Directory or Hub id of the generator.")] = "shipped",
+    reward: Annotated[
+        str | None, typer.Option(help="Directory or Hub id of the LatentRM, or 'none'. Default: shipped, for the shipped model.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Trajectories per question.")] = 64,
+    sampler: Annotated[str, typer.Option(help="dropout:P, noise:SIGMA[:relative], both joined by +, or none.")] = SHIPPED_SAMPLER,
+    scope: Annotated[str, typer.Option(help="latent, or prompt+latent (published behaviour).")] = "latent",
+    select: Annotated[
+        str | None, typer.Option(help="best_of_n, majority or weighted_vote. Default: best_of_n with a reward, else majority.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
+    all_answers: Annotated[bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")] = False,
+    seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
+    engine: Annotated[str, typer.Option(help="auto, modules or reference.")] = "auto",
+    max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
+) -> None:
+    """Answers questions with N sampled trajectories each, and says how it chose."""
+    problems = _problems(question, file)
+    generator = load(model)
+    if reward is None:
+        reward = "shipped" if model == "shipped" else "none"
+    latent_rm = None if reward == "none" else load_reward(reward)
+    for problem in problems:
+        unknown = generator.unknown_words(problem.question)
+        if unknown:
+            words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
+            print(f"latent-ext: warning: this model's vocabulary has no {words}; expect a wrong answer", file=sys.stderr)
+    done = 0
+    with reporting("solving", enabled=not as_json or sys.stderr.isatty()) as report:
+        for start in range(0, len(problems), _BLOCK):
+            block = problems[start : start + _BLOCK]
+            results = run_solve(
+                generator,
+                [problem.question for problem in block],
+                n=n,
+                sampler=sampler,
+                scope=scope,  # type: ignore[arg-type]
+                reward=latent_rm,
+                select=select,
+                decode="all" if all_answers else "needed",
+                temperature=temperature,
+                seed=seed,
+                engine=engine,
+                max_answer_tokens=max_answer_tokens,
+                progress=lambda part, _total, before=done: report(before + part, n * len(problems)),  # type: ignore[misc]
+            )
+            done += n * len(block)
+            _print(block, results, as_json)
+
+
+solve.__doc__ = (solve.__doc__ or "") + "\n" + _EXAMPLES
+
+
+def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
+    if (question is None) == (file is None):
+        raise ValueError("question: give either a QUESTION (or - for standard input) or --file, and not both")
+    if file is not None:
+        problems = read_problems(file)
+    elif question == "-":
+        problems = read_problems(sys.stdin)
+    else:
+        problems = [NamedProblem("1", str(question), None)]
+    if not problems:
+        raise ValueError("file: holds no problem")
+    return problems
+
+
+def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json: bool) -> None:
+    if as_json:
+        for problem, result in zip(problems, results, strict=True):
+            print(json.dumps({"id": problem.id, **result.to_dict(), "gold": problem.answer}), flush=True)
+        return
+    console = Console()
+    for problem, result in zip(problems, results, strict=True):
+        console.print(problem.question, style="dim", markup=False, highlight=False)
+        answer = "no answer" if result.answer is None else result.answer
+        gold = "" if problem.answer is None else f"   (gold {problem.answer})"
+        console.print(f"[bold green]{answer}[/]{gold}   {result.select} of {len(result.trajectories)} trajectories")
+        table = Table("answer", "votes", box=None, header_style="dim")
+        for text, weight in list(result.votes.items())[:5]:
+            table.add_row(text, f"{weight:g}" if weight == int(weight) else f"{weight:.3f}")
+        if len(result.votes) > 1:
+            console.print(table)

@@ -1,0 +1,108 @@
+"""What every engine offers, and what it works on.
+
+An engine runs three phases on a group of questions: the latent phase, the reward, the answers. It knows neither
+selection nor search: those see `LatentRun` and `Answers` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class LatentRequest:
+    """Trajectories to sample: the same number for every question of the group.
+
+    Attributes:
+        prompts: int64 [length] prompt ids of each question.
+        keys: int64 [questions, trajectories] trajectory keys.
+        sampler: where randomness enters.
+        seed: run seed, 64 bits.
+    """
+
+    prompts: Sequence[Tensor]
+    keys: Tensor
+    sampler: Sampler
+    seed: int
+
+    @property
+    def questions(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def trajectories(self) -> int:
+        return int(self.keys.shape[1])
+
+
+@dataclass
+class LatentRun:
+    """A finished latent phase. Row r is trajectory ``r % trajectories`` of question ``r // trajectories``.
+
+    Attributes:
+        request: what was asked.
+        thoughts: [rows, T, hidden], as fed to the model (noise included).
+        state: the engine's own caches, from which it goes on to answers.
+    """
+
+    request: LatentRequest
+    thoughts: Tensor
+    state: object
+
+    @property
+    def rows(self) -> int:
+        return int(self.thoughts.shape[0])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Decoded answers of some rows.
+
+    Attributes:
+        rows: int64 [n], rows of the run.
+        tokens: per row, the answer's token ids without the end-of-sequence token.
+        logprobs: fp32 [n], sum of the log probabilities of the answer's tokens, end-of-sequence included where reached.
+        finished: bool [n], whether the end-of-sequence token was reached within the limit.
+    """
+
+    rows: Tensor
+    tokens: list[list[int]]
+    logprobs: Tensor
+    finished: Tensor
+
+
+class PromptCache(Protocol):
+    """Prompts that were read once; opaque to callers, who hand it back to the engine that made it."""
+
+
+class Engine(Protocol):
+    """The three phases. All engines draw the same random numbers and agree to `latent_ext.ops.tolerances`."""
+
+    name: str
+
+    def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> PromptCache:
+        """Reads what the trajectories of a question share (nothing, where the scope gives each its own prompt)."""
+
+    def sample(self, request: LatentRequest, cache: PromptCache) -> LatentRun:
+        """The latent phase: T thoughts of every trajectory."""
+
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> PromptCache:
+        """Reads the prompts with the LatentRM, once per question."""
+
+    def score(self, reward: LatentRM, run: LatentRun, cache: PromptCache) -> Tensor:
+        """fp32 [rows, T] step scores of every thought."""
+
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0
+    ) -> Answers:
+        """Decodes the answers of `rows` (int64, ascending). Temperature 0 is argmax; else the counter RNG draws."""
+
+    def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
+        """Memory that one trajectory needs, for planning."""

@@ -1,0 +1,187 @@
+"""One-position passes over a shared prompt cache: the loop that the "modules" engine runs for generator and LatentRM.
+
+Hugging Face's own linears do the GEMMs; everything between them is a fused op. Prompts are kept once per question (or
+once per trajectory where the scope demands it); what a row adds goes to its own pages, found through the ancestry
+table, so selecting rows moves indices and never a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from latent_ext import ops
+from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.gpt2_blocks import GPT2Blocks
+from latent_ext.ops import sites
+
+
+@dataclass
+class Prompts:
+    """Keys and values of prompts, per layer.
+
+    Attributes:
+        keys, values: per layer [prompts, kv_heads, max_prompt, head_dim].
+        lengths: int64 [prompts], real lengths.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    lengths: Tensor
+
+
+@dataclass
+class Pages:
+    """What rows added behind their prompts.
+
+    Attributes:
+        keys, values: per layer [slots, kv_heads, max_suffix, head_dim].
+        prompt_index: int64 [rows], the prompt of each row.
+        ancestry: int64 [rows, max_suffix], the slot that holds suffix position s of a row.
+        lengths: int64 [rows], positions each row has added so far.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    prompt_index: Tensor
+    ancestry: Tensor
+    lengths: Tensor
+
+    def select(self, rows: Tensor) -> Pages:
+        """The same pages seen by some of the rows; further positions of one view are not seen by another."""
+        return Pages(
+            self.keys, self.values, self.prompt_index[rows], self.ancestry[rows].contiguous(), self.lengths[rows]
+        )
+
+
+def read_prompts(
+    blocks: GPT2Blocks, prompts: Sequence[Tensor], dropout: RowDropout, dtype: torch.dtype
+) -> tuple[Prompts, Tensor]:
+    """Reads whole prompts with causal attention.
+
+    Args:
+        blocks: the body.
+        prompts: int64 [length] ids each; padded on the right, where causality keeps pads out of sight.
+        dropout: one key per prompt.
+        dtype: storage of the caches.
+
+    Returns:
+        The cache, and the final-norm hidden state of each prompt's last token, [prompts, hidden].
+    """
+    device = dropout.keys.device
+    count = len(prompts)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device=device)
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    tokens = torch.zeros(count, longest, dtype=torch.int64, device=device)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    positions = torch.arange(longest, device=device).expand(count, longest).reshape(-1)
+    flat = RowDropout(
+        dropout.p,
+        dropout.seed,
+        dropout.keys.repeat_interleave(longest),
+        dropout.per_trajectory,
+        dropout.embedding,
+    )
+    keys: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def by_prompt(part: Tensor) -> Tensor:
+            return part.reshape(count, longest, part.shape[1], part.shape[2]).transpose(1, 2)
+
+        keys.append(by_prompt(key).to(dtype).contiguous())
+        values.append(by_prompt(value).to(dtype).contiguous())
+        context = functional.scaled_dot_product_attention(
+            by_prompt(query), by_prompt(key), by_prompt(value), is_causal=True, scale=blocks.scales[layer],
+            enable_gqa=blocks.heads != blocks.kv_heads,
+        )
+        return context.transpose(1, 2).reshape(count * longest, blocks.heads, blocks.head_dim)
+
+    inputs = blocks.token_embedding(tokens.reshape(-1))
+    hidden = run_blocks(blocks, inputs, positions, flat, attend)
+    last = hidden.reshape(count, longest, -1)[torch.arange(count, device=device), lengths - 1]
+    return Prompts(keys, values, lengths), last
+
+
+def open_pages(blocks: GPT2Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype) -> Pages:
+    """Empty pages of `positions` places for each row; row r writes to slot r."""
+    rows, device = len(prompt_index), prompt_index.device
+    shape = (rows, blocks.kv_heads, positions, blocks.head_dim)
+
+    def allocate() -> list[Tensor]:
+        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
+
+    ancestry = torch.arange(rows, device=device).unsqueeze(1).expand(rows, positions).contiguous()
+    return Pages(allocate(), allocate(), prompt_index, ancestry, torch.zeros(rows, dtype=torch.int64, device=device))
+
+
+def step(blocks: GPT2Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:
+    """Reads one more position of every row.
+
+    Args:
+        inputs: [rows, hidden], a token's embedding or a thought, before positions are added.
+        prompts, pages: what the rows have read; `pages` grows by one position.
+        dropout: keys of the rows.
+
+    Returns:
+        Final-norm hidden state, [rows, hidden].
+    """
+    positions = prompts.lengths[pages.prompt_index] + pages.lengths
+
+    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return ops.prefix_decode_attention(
+            query,
+            key,
+            value,
+            prompts.keys[layer],
+            prompts.values[layer],
+            pages.prompt_index,
+            prompts.lengths,
+            pages.keys[layer],
+            pages.values[layer],
+            pages.ancestry,
+            pages.lengths,
+            blocks.scales[layer],
+        )
+
+    hidden = run_blocks(blocks, inputs, positions, dropout, attend)
+    pages.lengths = pages.lengths + 1
+    return hidden
+
+
+def run_blocks(blocks, inputs, positions, dropout, attend):  # type: ignore[no-untyped-def]
+    """All layers on flat rows; `attend(layer, query, key, value)` keeps what it must and returns the context.
+
+    Args:
+        inputs: [rows, hidden]; positions: int64 [rows].
+
+    Returns:
+        Final-norm hidden state, [rows, hidden].
+    """
+    mask_positions = dropout.mask_positions(positions)
+
+    def drop_add_norm(branch: Tensor, residual: Tensor, norm: int, site: int, p: float) -> tuple[Tensor, Tensor]:
+        kind, weight, bias, eps = blocks.norms[norm]
+        return ops.dropout_add_norm(
+            branch, residual, weight, bias, dropout.keys, mask_positions, dropout.seed,
+            site=site, p=p, eps=eps, norm=kind,
+        )
+
+    embedded = blocks.embed(inputs, positions)
+    residual, normed = drop_add_norm(
+        embedded, torch.zeros_like(embedded), 0, sites.EMBEDDING, dropout.p if dropout.embedding else 0.0
+    )
+    for layer in range(blocks.layers):
+        query, key, value = blocks.query_key_value(layer, normed, positions)
+        branch = blocks.attention_output(layer, attend(layer, query, key, value))
+        site = sites.layer_site(layer, sites.ATTENTION_OUTPUT)
+        residual, normed = drop_add_norm(branch, residual, 2 * layer + 1, site, dropout.p)
+        branch = blocks.mlp(layer, normed)
+        site = sites.layer_site(layer, sites.MLP_OUTPUT)
+        residual, normed = drop_add_norm(branch, residual, 2 * layer + 2, site, dropout.p)
+    return normed

@@ -1,0 +1,202 @@
+"""engine="modules": Hugging Face's linears, our fused ops between them, prompts read once, no LM head in latent steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_ext import ops
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.decoder import Pages, Prompts, open_pages, read_prompts, step
+from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.ops.arguments import to_signed
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
+
+
+@dataclass
+class _SharedPrompts:
+    """Prompts read per question: all but the last token where dropout acts on its pass, else with its hidden state."""
+
+    cache: Prompts | None
+    last_hidden: Tensor | None
+
+
+@dataclass
+class _State:
+    prompts: Prompts
+    pages: Pages
+    last_thought: Tensor  # [rows, hidden], not yet read
+    keys: Tensor  # [rows]
+    seed: Tensor  # [1]
+
+
+class ModulesEngine:
+    """Runs a model of the GPT-2 family through its own modules and the ops of `latent_ext.ops`."""
+
+    name = "modules"
+
+    def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
+        self.model = model
+        self.blocks = model.blocks
+        self.head = model.family.thought_head(model.hf)
+        self.max_answer_tokens = max_answer_tokens
+
+    @torch.no_grad()
+    def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _SharedPrompts:
+        if sampler.drops and sampler.scope == "prompt+latent":
+            return _SharedPrompts(None, None)
+        keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
+        clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
+        if sampler.drops:
+            cache, _ = read_prompts(self.blocks, [prompt[:-1] for prompt in prompts], clean, self.model.dtype)
+            return _SharedPrompts(cache, None)
+        cache, hidden = read_prompts(self.blocks, prompts, clean, self.model.dtype)
+        return _SharedPrompts(cache, hidden)
+
+    @torch.no_grad()
+    def sample(self, request: LatentRequest, cache: _SharedPrompts) -> LatentRun:
+        sampler, device = request.sampler, self.model.device
+        count = request.trajectories
+        steps = self.model.family.latent_length
+        keys = request.keys.reshape(-1).to(device)
+        seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=device)
+        question = torch.arange(request.questions, device=device).repeat_interleave(count)
+        dropout = RowDropout.of(sampler, seed, keys)
+        # The last prompt token, the thoughts, the end token, the answer.
+        room = 1 + steps + 1 + self.max_answer_tokens
+        # Without randomness all trajectories of a question share trajectory 0's thoughts through the ancestry table.
+        leaders = torch.arange(0, len(keys), max(count, 1), device=device) if sampler.deterministic else None
+
+        if cache.cache is None:
+            prompts, hidden = read_prompts(
+                self.blocks, [request.prompts[b] for b in question.tolist()], dropout, self.model.dtype
+            )
+            question = torch.arange(len(keys), device=device)
+        else:
+            prompts = cache.cache
+            hidden = None if cache.last_hidden is None else cache.last_hidden[question]
+        pages = open_pages(self.blocks, question, room, self.model.dtype)
+        rows = pages if leaders is None else pages.select(leaders)
+        row_keys = keys if leaders is None else keys[leaders]
+        row_dropout = RowDropout.of(sampler, seed, row_keys)
+        if hidden is None:
+            start = torch.stack([request.prompts[b][-1] for b in question.tolist()])
+            hidden = step(self.blocks, self.blocks.token_embedding(start), prompts, rows, row_dropout)
+        elif leaders is not None:
+            hidden = hidden[leaders]
+
+        thoughts = torch.empty(
+            len(row_keys), steps, self.blocks.hidden_size, dtype=self.model.dtype, device=device
+        )
+        thought = torch.empty(len(row_keys), self.blocks.hidden_size, dtype=self.model.dtype, device=device)
+        for t in range(steps):
+            if t > 0:
+                hidden = step(self.blocks, thought, prompts, rows, row_dropout)
+            self._next_thought(hidden, prompts, rows, row_keys, seed, sampler, t, thought, thoughts)
+        if leaders is not None:
+            of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
+            pages.ancestry[:, : steps - 1] = leaders[of_leader].unsqueeze(1)
+            pages.lengths = rows.lengths[of_leader]
+            thoughts, thought = thoughts[of_leader], thought[of_leader]
+        return LatentRun(request, thoughts, _State(prompts, pages, thought, keys, seed))
+
+    def _next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
+        """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
+        head = self.head
+        ops.next_thought(
+            hidden if head.linear is None else head.linear(hidden),
+            head.weight,
+            head.bias,
+            None,
+            keys,
+            prompts.lengths[pages.prompt_index] + pages.lengths,
+            seed,
+            eps=head.eps,
+            norm=head.norm,
+            scale=head.scale,
+            sigma=sampler.noise.sigma if sampler.noise else 0.0,
+            relative=bool(sampler.noise and sampler.noise.relative),
+            step=t,
+            next_input=thought,
+            thoughts=thoughts,
+        )
+
+    @torch.no_grad()
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> Prompts:
+        keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
+        clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
+        return read_prompts(reward.blocks, prompts, clean, reward.head_weight.dtype)[0]
+
+    @torch.no_grad()
+    def score(self, reward: LatentRM, run: LatentRun, cache: Prompts) -> Tensor:
+        device = self.model.device
+        count = run.request.trajectories
+        steps = run.thoughts.shape[1]
+        question = torch.arange(run.request.questions, device=device).repeat_interleave(count)
+        offsets = torch.arange(run.request.questions + 1, device=device) * count
+        keys = torch.zeros_like(question)
+        clean = RowDropout.clean(torch.zeros(1, dtype=torch.int64, device=device), keys)
+        pages = open_pages(reward.blocks, question, steps, reward.head_weight.dtype)
+        total = torch.zeros(run.rows, device=device)
+        scores = torch.empty(run.rows, steps, device=device)
+        for t in range(steps):
+            thought = run.thoughts[:, t].to(reward.head_weight.dtype)
+            hidden = step(reward.blocks, thought, cache, pages, clean)
+            scores[:, t], total, _ = ops.score_and_prune(
+                hidden, reward.head_weight, reward.head_bias, total, offsets, keep=0
+            )
+        return scores
+
+    @torch.no_grad()
+    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+        if max_tokens > self.max_answer_tokens:
+            raise ValueError(f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}")
+        state = run.state
+        assert isinstance(state, _State)
+        device, ids = self.model.device, self.model.ids
+        pages = state.pages.select(rows)
+        keys = state.keys[rows]
+        prompts, seed = state.prompts, state.seed
+        end = torch.full((len(rows),), ids.end, dtype=torch.int64, device=device)
+        step(self.blocks, state.last_thought[rows], prompts, pages, RowDropout.clean(seed, keys))
+        hidden = step(self.blocks, self.blocks.token_embedding(end), prompts, pages, RowDropout.clean(seed, keys))
+
+        tokens: list[list[int]] = [[] for _ in range(len(rows))]
+        logprobs = torch.zeros(len(rows), device=device)
+        finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        alive = torch.arange(len(rows), device=device)
+        for emitted in range(max_tokens):
+            if len(alive) == 0:
+                break
+            # A drawn token is indexed by the position that it will be read at.
+            positions = prompts.lengths[pages.prompt_index] + pages.lengths
+            token, logprob = ops.next_token(
+                hidden, None, None, self.model.lm_head, keys, positions, seed,
+                eps=0.0, norm="none", temperature=temperature,
+            )
+            logprobs[alive] += logprob
+            ended = token == ids.eos
+            finished[alive[ended]] = True
+            for row, value in zip(alive[~ended].tolist(), token[~ended].tolist(), strict=True):
+                tokens[row].append(value)
+            keep = (~ended).nonzero().squeeze(1)
+            alive, keys, token = alive[keep], keys[keep], token[keep]
+            pages = pages.select(keep)
+            if emitted + 1 < max_tokens and len(alive):
+                embedded = self.blocks.token_embedding(token)
+                hidden = step(self.blocks, embedded, prompts, pages, RowDropout.clean(seed, keys))
+        return Answers(rows, tokens, logprobs, finished)
+
+    def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
+        blocks, size = self.blocks, model.dtype.itemsize
+        positions = 2 * model.family.latent_length + 2 + max_tokens
+        if sampler.drops and sampler.scope == "prompt+latent":
+            positions += prompt_length
+        per_position = 2 * blocks.layers * blocks.kv_heads * blocks.head_dim * size
+        # Activations of one pass: residual, normed, q, k, v, context and the MLP's inner width.
+        return positions * per_position + 12 * blocks.hidden_size * size

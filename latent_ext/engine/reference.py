@@ -1,0 +1,212 @@
+"""engine="reference": Hugging Face's own forward with hooks, reference ops, nothing shared but the random numbers.
+
+The slow path that every fast one is compared with. One question at a time, its trajectories as a plain batch over a
+`DynamicCache`; the LatentRM re-reads prompt and thoughts in one forward without a cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GPT2Model
+
+from latent_ext import ops
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.ops import philox, sites
+from latent_ext.ops.arguments import to_signed
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
+
+
+@contextmanager
+def counter_dropout(body: GPT2Model, dropout: RowDropout, positions: Tensor) -> Iterator[None]:
+    """Within the context, `body`'s dropout modules apply the counter masks of `dropout`.
+
+    Args:
+        body: in eval mode, so that its own dropout is the identity.
+        dropout: keys of the batch's rows.
+        positions: int64 [rows, length] of the forward that follows.
+    """
+    mask_positions = dropout.mask_positions(positions).reshape(-1)
+    keys = dropout.keys.repeat_interleave(positions.shape[1])
+
+    def hook(site: int):  # type: ignore[no-untyped-def]
+        def apply(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+            flat = output.reshape(-1, output.shape[-1])
+            dropped = philox.dropout(flat, dropout.seed, keys, mask_positions, site, dropout.p)
+            return dropped.to(output.dtype).reshape(output.shape)
+
+        return apply
+
+    handles = []
+    if dropout.p > 0.0:
+        for layer, block in enumerate(body.h):
+            attention = hook(sites.layer_site(layer, sites.ATTENTION_OUTPUT))
+            handles.append(block.attn.resid_dropout.register_forward_hook(attention))
+            handles.append(block.mlp.dropout.register_forward_hook(hook(sites.layer_site(layer, sites.MLP_OUTPUT))))
+        if dropout.embedding:
+            handles.append(body.drop.register_forward_hook(hook(sites.EMBEDDING)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class _QuestionState:
+    cache: DynamicCache  # [trajectories, ...], everything but the last thought
+    length: int  # positions in the cache
+    last_thought: Tensor  # [trajectories, hidden]
+
+
+class ReferenceEngine:
+    """Plain PyTorch on the model's own modules."""
+
+    name = "reference"
+
+    def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
+        self.model = model
+        self.head = model.family.thought_head(model.hf)
+        self.max_answer_tokens = max_answer_tokens
+
+    def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> None:
+        """Nothing is shared between calls."""
+
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> None:
+        """Nothing is shared between calls."""
+
+    def _read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
+        """inputs [rows, length, hidden] at positions first, first + 1, ... -> final-norm hidden of the last, [rows, hidden]."""
+        rows, length = inputs.shape[:2]
+        positions = torch.arange(first, first + length, device=inputs.device).expand(rows, length)
+        with counter_dropout(self.model.hf.transformer, dropout, positions):
+            output = self.model.hf.transformer(
+                inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+        return output.last_hidden_state[:, -1]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.model.hf.transformer.wte(tokens)
+
+    @torch.no_grad()
+    def sample(self, request: LatentRequest, cache: None) -> LatentRun:
+        states = []
+        thoughts = []
+        for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
+            state, stack = self._sample_question(prompt, keys, request)
+            states.append(state)
+            thoughts.append(stack)
+        return LatentRun(request, torch.cat(thoughts), states)
+
+    def _sample_question(
+        self, prompt: Tensor, keys: Tensor, request: LatentRequest
+    ) -> tuple[_QuestionState, Tensor]:
+        sampler, rows, length = request.sampler, len(keys), len(prompt)
+        seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=keys.device)
+        stochastic = RowDropout.of(sampler, seed, keys)
+        cache = DynamicCache()
+        if sampler.scope == "prompt+latent":
+            hidden = self._read(self._embed(prompt.expand(rows, length)), cache, 0, stochastic)
+        else:
+            if length > 1:
+                clean = RowDropout.clean(seed, keys[:1])
+                self._read(self._embed(prompt[:-1].unsqueeze(0)), cache, 0, clean)
+                cache.batch_repeat_interleave(rows)
+            hidden = self._read(self._embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
+        steps = self.model.family.latent_length
+        thought = torch.empty_like(hidden)
+        thoughts = torch.empty(rows, steps, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+        for t in range(steps):
+            if t > 0:
+                hidden = self._read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
+            head = self.head
+            ops.next_thought_reference(
+                hidden if head.linear is None else head.linear(hidden),
+                head.weight,
+                head.bias,
+                None,
+                keys,
+                torch.full_like(keys, length + t),
+                seed,
+                eps=head.eps,
+                norm=head.norm,
+                scale=head.scale,
+                sigma=sampler.noise.sigma if sampler.noise else 0.0,
+                relative=bool(sampler.noise and sampler.noise.relative),
+                step=t,
+                next_input=thought,
+                thoughts=thoughts,
+            )
+        return _QuestionState(cache, length + steps - 1, thought), thoughts
+
+    @torch.no_grad()
+    def score(self, reward: LatentRM, run: LatentRun, cache: None) -> Tensor:
+        count = run.request.trajectories
+        scores = []
+        for b, prompt in enumerate(run.request.prompts):
+            thoughts = run.thoughts[b * count : (b + 1) * count].to(reward.head_weight.dtype)
+            body = reward.module.transformer
+            inputs = torch.cat([body.wte(prompt).expand(count, -1, -1), thoughts], dim=1)
+            hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            scores.append(reward.module.classifier(hidden[:, len(prompt) :]).squeeze(-1).float())
+        return torch.cat(scores)
+
+    @torch.no_grad()
+    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+        if max_tokens > self.max_answer_tokens:
+            raise ValueError(f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}")
+        count = run.request.trajectories
+        tokens: list[list[int]] = []
+        logprobs: list[Tensor] = []
+        finished: list[bool] = []
+        for row in rows.tolist():
+            state = run.state[row // count]  # type: ignore[index]
+            written, logprob, ended = self._answer_row(
+                state, row % count, run.request.keys[row // count, row % count], run.request.seed, max_tokens, temperature
+            )
+            tokens.append(written)
+            logprobs.append(logprob)
+            finished.append(ended)
+        stacked = torch.stack(logprobs) if logprobs else torch.zeros(0)
+        return Answers(rows, tokens, stacked, torch.tensor(finished, dtype=torch.bool))
+
+    def _answer_row(
+        self, state: _QuestionState, n: int, key: Tensor, seed: int, max_tokens: int, temperature: float
+    ) -> tuple[list[int], Tensor, bool]:
+        ids, device = self.model.ids, self.model.device
+        keys = key.reshape(1).to(device)
+        seeds = torch.tensor([to_signed(seed)], dtype=torch.int64, device=device)
+        clean = RowDropout.clean(seeds, keys)
+        cache = copy.deepcopy(state.cache)
+        cache.batch_select_indices(torch.tensor([n], device=device))
+        self._read(state.last_thought[n].reshape(1, 1, -1), cache, state.length, clean)
+        position = state.length + 1
+        token = ids.end
+        written: list[int] = []
+        total = torch.zeros((), device=device)
+        for _ in range(max_tokens):
+            hidden = self._read(self._embed(torch.tensor([[token]], device=device)), cache, position, clean)
+            position += 1
+            drawn, logprob = ops.next_token_reference(
+                hidden, None, None, self.model.lm_head, keys, torch.tensor([position], device=device), seeds,
+                eps=0.0, norm="none", temperature=temperature,
+            )
+            total = total + logprob[0]
+            token = int(drawn[0])
+            if token == ids.eos:
+                return written, total, True
+            written.append(token)
+        return written, total, False
+
+    def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
+        config, size = model.hf.config, model.dtype.itemsize
+        positions = prompt_length + 2 * model.family.latent_length + 2 + max_tokens
+        return positions * (2 * config.n_layer + 4) * config.n_embd * size

@@ -1,0 +1,127 @@
+"""Checkpoints on disk: a local directory or a Hub repository, safetensors only, every tensor accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+# Buffers and duplicates that published checkpoints carry and no computation reads.
+_IGNORABLE = re.compile(r"(\.attn\.(bias|masked_bias)|^embedding\.weight)$")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file or the tensor and what was expected."""
+
+
+def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+    """The local directory of a checkpoint; a Hub id is downloaded once and then read offline from the cache.
+
+    Raises
+    ------
+    CheckpointError
+        If there is neither such a directory nor such a repository, or the Hub cannot be reached and nothing is cached.
+    """
+    local = Path(path_or_hub_id).expanduser()
+    if local.is_dir():
+        return local
+    name = str(path_or_hub_id)
+    if not _HUB_ID.fullmatch(name):
+        raise CheckpointError(f"model: {name!r} is neither a directory nor a Hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"model: {name!r} is not in the local cache and could not be downloaded: {reason}") from None
+
+
+def read_config(directory: Path) -> dict:
+    """The parsed ``config.json`` of a checkpoint directory."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"model: {directory} has no config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"model: {path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"model: {path} holds {type(config).__name__}; an object is needed")
+    return config
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, from ``model.safetensors`` or the shards of ``model.safetensors.index.json``."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"model: {index} is not a safetensors index: {error}") from None
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise CheckpointError(f"model: {index} names a shard outside its own directory")
+    else:
+        names = ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors.update(_read_file(directory / name))
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"model: {path.parent} has no {path.name} (only safetensors are read)")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"model: {path} is truncated or not a safetensors file: {error}") from None
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], *, tied: tuple[str, ...] = (), source: str = "") -> None:
+    """Copies ``tensors`` into ``module``, demanding that every parameter is found with its own shape.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Freshly built from the checkpoint's config.
+    tensors : dict of str to Tensor
+        Values are cast to the module's dtype.
+    tied : tuple of str
+        Names that share another parameter's storage and may be absent.
+    source : str
+        Named in errors.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first tensor that is missing, superfluous, misshapen or not floating point.
+    """
+    expected = dict(module.named_parameters())
+    given = {name: tensor for name, tensor in tensors.items() if not _IGNORABLE.search(name) and name not in tied}
+    for name, parameter in expected.items():
+        if name in tied:
+            continue
+        if name not in given:
+            raise CheckpointError(f"checkpoint {source}: tensor {name!r} of shape {tuple(parameter.shape)} is missing")
+        tensor = given.pop(name)
+        if tensor.shape != parameter.shape:
+            raise CheckpointError(
+                f"checkpoint {source}: tensor {name!r} has shape {tuple(tensor.shape)}; "
+                f"the config asks for {tuple(parameter.shape)}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"checkpoint {source}: tensor {name!r} has dtype {tensor.dtype}; floats are needed")
+        with torch.no_grad():
+            parameter.copy_(tensor)
+    if given:
+        raise CheckpointError(f"checkpoint {source}: tensor {min(given)!r} belongs to no part of the model")

@@ -1,0 +1,210 @@
+"""``load``: a latent reasoning model from a directory or the Hub, with its tokenizer and family."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from latent_ext.assets import SHIPPED_GENERATOR
+from latent_ext.models.checkpoint import CheckpointError, load_into, read_config, read_tensors, resolve
+from latent_ext.models.coconut import Coconut
+from latent_ext.models.family import Family, LatentIds, prompt_ids
+from latent_ext.models.gpt2_blocks import GPT2Blocks
+
+# Family names by the class that a LatentTTS config.json names.
+_FAMILY_OF_ARCHITECTURE = {"COCONUTGPT2": "coconut", "GPT2LMHeadModel": "coconut"}
+FAMILIES = {"coconut": Coconut}
+
+
+@dataclass
+class LatentModel:
+    """A generator: Hugging Face modules, tokenizer, family.
+
+    Attributes
+    ----------
+    hf : transformers.GPT2LMHeadModel
+        In eval mode.
+    tokenizer : transformers.PreTrainedTokenizerBase
+    family : Family
+    ids : LatentIds
+    name : str
+        What ``load`` was given.
+    weights_hash : str
+        First 16 hex digits of the BLAKE2b of all parameters; stored with everything trained on this generator.
+    """
+
+    hf: GPT2LMHeadModel
+    tokenizer: object
+    family: Family
+    ids: LatentIds
+    name: str
+    weights_hash: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def blocks(self) -> GPT2Blocks:
+        return GPT2Blocks(self.hf.transformer)
+
+    @property
+    def lm_head(self) -> Tensor:
+        """(vocab, hidden) output embedding."""
+        return self.hf.lm_head.weight
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.hf.config.n_positions)
+
+    def encode(self, question: str) -> Tensor:
+        """int64 (length,) prompt ids of one question.
+
+        Raises
+        ------
+        ValueError
+            If the question is blank, or the prompt leaves no room for the thoughts, the end token and an answer.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"question: got {question!r}; a text that is not blank is needed")
+        ids = prompt_ids(self.tokenizer, self.family.prompt(question))
+        longest = self.max_positions - self.family.latent_length - 2
+        if len(ids) > longest:
+            raise ValueError(f"question: its prompt has {len(ids)} tokens; this model takes at most {longest}")
+        return ids.to(self.device)
+
+    def unknown_words(self, question: str) -> list[str]:
+        """Words that the tokenizer maps to its unknown token: a closed-vocabulary model cannot read them."""
+        tokenizer = self.tokenizer
+        unknown = tokenizer.unk_token_id  # type: ignore[attr-defined]
+        if unknown is None or unknown == self.ids.eos:
+            return []
+        encoded = tokenizer(question, return_offsets_mapping=True)  # type: ignore[operator]
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [question[start:end].strip() for token, (start, end) in spans if token == unknown]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of answer tokens; an end-of-sequence token and what follows it are left out."""
+        if self.ids.eos in tokens:
+            tokens = tokens[: tokens.index(self.ids.eos)]
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined, no-any-return]
+
+
+def hash_weights(module: torch.nn.Module) -> str:
+    """First 16 hex digits of the BLAKE2b over all parameters (names, then values as float32)."""
+    digest = hashlib.blake2b()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def gpt2_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Config:
+    """GPT2Config of a checkpoint, its table sizes taken from the tensors: added tokens are often not in the config."""
+    if config.get("model_type") != "gpt2":
+        raise CheckpointError(f"checkpoint {source}: model_type is {config.get('model_type')!r}; 'gpt2' is supported")
+    tables = {}
+    for name in ("transformer.wte.weight", "transformer.wpe.weight"):
+        if name not in tensors:
+            raise CheckpointError(f"checkpoint {source}: tensor {name!r} is missing")
+        if tensors[name].dim() != 2:
+            raise CheckpointError(f"checkpoint {source}: tensor {name!r} has {tensors[name].dim()} dimensions; 2 are needed")
+        tables[name] = tensors[name].shape[0]
+    known = {key: value for key, value in config.items() if key not in ("architectures", "dtype", "torch_dtype")}
+    known |= {"vocab_size": tables["transformer.wte.weight"], "n_positions": tables["transformer.wpe.weight"]}
+    try:
+        return GPT2Config(**known)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {source}: config.json is not a GPT-2 config: {error}") from None
+
+
+def load(
+    path_or_hub_id: str | Path = "shipped",
+    *,
+    family: str | None = None,
+    latent_length: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> LatentModel:
+    """Loads a latent reasoning model.
+
+    Parameters
+    ----------
+    path_or_hub_id : str or Path, default "shipped"
+        A directory, a Hub id (offline once cached), or "shipped" for the small model in the package.
+    family : {"coconut"}, optional
+        Default: by the architecture that config.json names.
+    latent_length : int, optional
+        Number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
+    dtype : torch.dtype, default torch.float32
+        Storage of the weights; always set, since checkpoints differ.
+    device : default "cpu"
+    revision : str, optional
+        Hub revision.
+
+    Returns
+    -------
+    LatentModel
+
+    Raises
+    ------
+    CheckpointError
+        One sentence that names the file or tensor at fault.
+
+    Examples
+    --------
+    >>> import latent_ext
+    >>> model = latent_ext.load()
+    >>> model.family.name
+    'coconut'
+    """
+    source = str(path_or_hub_id)
+    directory = SHIPPED_GENERATOR if source == "shipped" else resolve(path_or_hub_id, revision=revision)
+    config = read_config(directory)
+    name = family or _family_name(config, source)
+    if name not in FAMILIES:
+        raise ValueError(f"family: got {name!r}; allowed are {', '.join(FAMILIES)}")
+    steps = latent_length if latent_length is not None else config.get("latent_length")
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
+    tensors = read_tensors(directory)
+    hf_config = gpt2_config(config, tensors, source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}") from None
+    chosen = FAMILIES[name](latent_length=steps) if steps else FAMILIES[name]()
+    ids = chosen.ids(tokenizer)
+    for role in ("start", "end", "eos"):
+        if getattr(ids, role) >= hf_config.vocab_size:
+            raise CheckpointError(
+                f"checkpoint {source}: token id {getattr(ids, role)} ({role}) is outside the embedding of "
+                f"{hf_config.vocab_size} rows"
+            )
+    hf = GPT2LMHeadModel(hf_config).to(dtype)
+    load_into(hf, tensors, tied=("lm_head.weight",), source=source)
+    hf.tie_weights()
+    hf.eval().requires_grad_(False)
+    weights_hash = hash_weights(hf)
+    return LatentModel(hf.to(device), tokenizer, chosen, ids, source, weights_hash)
+
+
+def _family_name(config: dict, source: str) -> str:
+    architectures = config.get("architectures") or []
+    for architecture in architectures:
+        if architecture in _FAMILY_OF_ARCHITECTURE:
+            return _FAMILY_OF_ARCHITECTURE[architecture]
+    raise CheckpointError(
+        f"checkpoint {source}: no family is known for architectures {architectures}; "
+        f"name one with family=, allowed are {', '.join(FAMILIES)}"
+    )

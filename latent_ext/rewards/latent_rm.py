@@ -1,0 +1,95 @@
+"""LatentRM: a copy of the backbone with a scalar head that scores every thought (LatentTTS, section 3.2)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GPT2Model
+
+from latent_ext.assets import SHIPPED_LATENT_RM
+from latent_ext.models.checkpoint import load_into, read_config, read_tensors, resolve
+from latent_ext.models.gpt2_blocks import GPT2Blocks
+from latent_ext.models.latent_model import gpt2_config
+
+
+class LatentRMModule(nn.Module):
+    """Parameters in the LatentTTS layout: ``transformer.*`` and ``classifier.{weight [1, d], bias [1]}``."""
+
+    def __init__(self, transformer: GPT2Model) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.classifier = nn.Linear(transformer.config.n_embd, 1)
+
+
+@dataclass
+class LatentRM:
+    """A reward on thoughts: the score of step t is the head's output at the position of z_t.
+
+    The prompt is read with its real positions; the thoughts follow as they were fed to the generator. A trajectory's
+    score is the sum of its step scores, as published.
+
+    Attributes
+    ----------
+    module : LatentRMModule
+        In eval mode.
+    trained_on : dict
+        Sampler, scope, sites and generator hash of the trajectories it was trained on (empty if not recorded).
+    """
+
+    module: LatentRMModule
+    name: str
+    trained_on: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> GPT2Blocks:
+        return GPT2Blocks(self.module.transformer)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(hidden,)"""
+        return self.module.classifier.weight[0]
+
+    @property
+    def head_bias(self) -> Tensor:
+        """(1,)"""
+        return self.module.classifier.bias
+
+
+def load_reward(
+    path_or_hub_id: str | Path = "shipped",
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+) -> LatentRM:
+    """Loads a LatentRM in the LatentTTS layout (``COCONUTGPT2ForTokenClassification``).
+
+    Parameters and errors are those of :func:`latent_ext.load`.
+    """
+    source = str(path_or_hub_id)
+    directory = SHIPPED_LATENT_RM if source == "shipped" else resolve(path_or_hub_id, revision=revision)
+    config = read_config(directory)
+    tensors = read_tensors(directory)
+    module = LatentRMModule(GPT2Model(gpt2_config(config, tensors, source))).to(dtype)
+    load_into(module, tensors, source=source)
+    module.eval().requires_grad_(False)
+    trained_on = config.get("trained_on")
+    return LatentRM(module.to(device), source, trained_on if isinstance(trained_on, dict) else {})
+
+
+def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a LatentRM in the LatentTTS layout, with ``trained_on`` in its config.json."""
+    from safetensors.torch import save_file
+
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    config = reward.module.transformer.config.to_dict()
+    config |= {"architectures": ["COCONUTGPT2ForTokenClassification"], "trained_on": reward.trained_on}
+    tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

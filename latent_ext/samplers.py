@@ -1,0 +1,182 @@
+"""Samplers: where randomness enters the latent phase, and how much of it.
+
+A :class:`Sampler` is a value object. It owns no generator: every number is a function of the run seed, the
+trajectory key, the position and the site (``latent_ext.ops.philox``), so a sampler can be shared, recorded in a
+result and rebuilt from its text form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+Scope = Literal["latent", "prompt+latent"]
+Sites = Literal["residual", "residual+embedding"]
+Per = Literal["step", "trajectory"]
+
+SCOPES: tuple[str, ...] = get_args(Scope)
+SITES: tuple[str, ...] = get_args(Sites)
+
+_GRAMMAR = (
+    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or two of them joined by '+', "
+    "for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'"
+)
+
+
+@dataclass(frozen=True)
+class MCDropout:
+    """Monte-Carlo dropout (LatentTTS, arXiv 2510.07745, section 3.1: epistemic sampling).
+
+    Parameters
+    ----------
+    p : float
+        Drop probability in [0, 1), exact to 2**-32. Published values: 0.1 to 0.3 for GPT-2 size models, 0.01 to
+        0.03 for Llama-1B size.
+    per : {"step", "trajectory"}, default "step"
+        "step" draws a fresh mask at every position, as published; "trajectory" keeps one mask per site for the
+        whole trajectory (one sub-network per trajectory).
+    sites : {"residual", "residual+embedding"}, default "residual"
+        "residual": the attention and MLP outputs of each block, the published coverage setting.
+        "residual+embedding" also drops the input vector of the position.
+    """
+
+    p: float
+    per: Per = "step"
+    sites: Sites = "residual"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.p < 1.0:
+            raise ValueError(f"p: got {self.p!r}; a drop probability in [0, 1) is needed")
+        if self.per not in get_args(Per):
+            raise ValueError(f"per: got {self.per!r}; allowed are {', '.join(get_args(Per))}")
+        if self.sites not in SITES:
+            raise ValueError(f"sites: got {self.sites!r}; allowed are {', '.join(SITES)}")
+
+    def __str__(self) -> str:
+        return f"dropout:{self.p:g}" + (":trajectory" if self.per == "trajectory" else "")
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Additive Gaussian noise on every thought before it is fed back (LatentTTS, section 3.1: aleatoric sampling).
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation, >= 0. Absolute, in units of the thought's coordinates (published: 0.5 to 0.7 for GPT-2
+        size models), or, with ``relative``, in units of the thought's root mean square.
+    relative : bool, default False
+    """
+
+    sigma: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sigma < float("inf"):
+            raise ValueError(f"sigma: got {self.sigma!r}; a finite standard deviation >= 0 is needed")
+
+    def __str__(self) -> str:
+        return f"noise:{self.sigma:g}" + (":relative" if self.relative else "")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Dropout, noise, both or neither, and the scope in which dropout acts.
+
+    Parameters
+    ----------
+    dropout : MCDropout or None
+    noise : GaussianNoise or None
+    scope : {"latent", "prompt+latent"}, default "latent"
+        "latent": the prompt but for its last token is read once, clean, and shared by all trajectories of a
+        question; the pass over the last prompt token, which yields the first thought, and the passes over
+        z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout also acts while
+        the whole prompt is read (the published LatentTTS behaviour), so every trajectory reads its own prompt.
+        Noise touches thoughts only, in either scope.
+
+    Examples
+    --------
+    >>> Sampler.parse("dropout:0.2").dropout.p
+    0.2
+    >>> str(Sampler(noise=GaussianNoise(0.4, relative=True)))
+    'noise:0.4:relative'
+    """
+
+    dropout: MCDropout | None = None
+    noise: GaussianNoise | None = None
+    scope: Scope = "latent"
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope: got {self.scope!r}; allowed are {', '.join(SCOPES)}")
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout with p > 0 acts."""
+        return self.dropout is not None and self.dropout.p > 0.0
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise with sigma > 0 acts."""
+        return self.noise is not None and self.noise.sigma > 0.0
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all trajectories of a question share their thoughts."""
+        return not (self.drops or self.noisy)
+
+    @classmethod
+    def parse(cls, text: str, *, scope: Scope = "latent", sites: Sites = "residual") -> Sampler:
+        """Reads the text form that the command line and recipes use.
+
+        Raises
+        ------
+        ValueError
+            If ``text`` does not follow the grammar, which the message states.
+        """
+        sampler = cls(scope=scope)
+        if text.strip() == "none":
+            return sampler
+        for part in text.split("+"):
+            kind, _, rest = part.strip().partition(":")
+            number, _, variant = rest.partition(":")
+            try:
+                value = float(number)
+            except ValueError:
+                raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}") from None
+            if kind == "dropout" and sampler.dropout is None and variant in ("", "step", "trajectory"):
+                per: Per = "trajectory" if variant == "trajectory" else "step"
+                sampler = replace(sampler, dropout=MCDropout(value, per=per, sites=sites))
+            elif kind == "noise" and sampler.noise is None and variant in ("", "absolute", "relative"):
+                sampler = replace(sampler, noise=GaussianNoise(value, relative=variant == "relative"))
+            else:
+                raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}")
+        return sampler
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that a result or a LatentRM records about how trajectories were drawn."""
+        return {
+            "sampler": str(self),
+            "p": self.dropout.p if self.dropout else 0.0,
+            "per": self.dropout.per if self.dropout else None,
+            "sites": self.dropout.sites if self.dropout else None,
+            "sigma": self.noise.sigma if self.noise else 0.0,
+            "relative": self.noise.relative if self.noise else None,
+            "scope": self.scope,
+        }
+
+    def __str__(self) -> str:
+        return "+".join(str(part) for part in (self.dropout, self.noise) if part is not None) or "none"
+
+
+def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope | None = None) -> Sampler:
+    """Accepts every form in which a user may name a sampler; ``scope`` overrides the sampler's own."""
+    if isinstance(sampler, str):
+        return Sampler.parse(sampler, scope=scope or "latent")
+    if isinstance(sampler, MCDropout):
+        return Sampler(dropout=sampler, scope=scope or "latent")
+    if isinstance(sampler, GaussianNoise):
+        return Sampler(noise=sampler, scope=scope or "latent")
+    if isinstance(sampler, Sampler):
+        return replace(sampler, scope=scope) if scope else sampler
+    raise TypeError(f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise and str")

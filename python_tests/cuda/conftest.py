@@ -1,0 +1,28 @@
+"""The host build of the CUDA kernels, and the random calls shared with python_tests/ops."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "python_tests" / "ops"))
+
+
+@pytest.fixture(scope="session")
+def simt() -> ModuleType:
+    """`_simt`, which the build leaves in build/native/testing because it is not part of the package."""
+    folder = ROOT / "build" / "native" / "testing"
+    libraries = sorted(folder.glob("_simt*.so"))
+    if not libraries:
+        raise FileNotFoundError(f"no _simt in {folder}: build with `pip install -e . --no-build-isolation`")
+    spec = importlib.util.spec_from_file_location("_simt", libraries[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
