@@ -92,6 +92,7 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE", "Release"),
             "LATENT_EXT_TORCH_DIR": torch,
             "LATENT_EXT_CUDA": os.environ.get("LATENT_EXT_CUDA", "AUTO"),
+            "LATENT_EXT_TESTING": "ON" if self.editable_mode or self.inplace else "OFF",
             "LATENT_EXT_SANITIZE": os.environ.get("LATENT_EXT_SANITIZE", ""),
             "LATENT_EXT_CUDA_ARCHITECTURES": os.environ.get("CMAKE_CUDA_ARCHITECTURES", ""),
             "Python_EXECUTABLE": sys.executable,

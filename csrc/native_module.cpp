@@ -15,12 +15,14 @@ namespace py = pybind11;
 
 namespace {
 
-std::vector<std::string> supported_capabilities() {
+std::vector<std::string> split(const char* text, char separator) {
   std::vector<std::string> names;
-  std::istringstream list(latent_ext_supported_capabilities());
-  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
+  std::istringstream list(text);
+  for (std::string name; std::getline(list, name, separator);) names.push_back(name);
   return names;
 }
+
+std::vector<std::string> supported_capabilities() { return split(latent_ext_supported_capabilities(), ','); }
 
 void set_cpu_capability(const std::string& name) {
   if (const char* error = latent_ext_set_cpu_capability(name.c_str())) throw py::value_error(error);
@@ -31,9 +33,8 @@ py::dict build_facts() {
   facts["compiler"] = LATENT_EXT_COMPILER;
   facts["build_type"] = LATENT_EXT_BUILD_TYPE;
   facts["sanitizers"] = LATENT_EXT_SANITIZERS;
-  facts["cuda"] = LATENT_EXT_WITH_CUDA != 0;
+  facts["cuda_architectures"] = split(LATENT_EXT_CUDA_ARCHITECTURES, ' ');
   facts["torch_abi_target"] = "2.11";
-  facts["supported_capabilities"] = supported_capabilities();
   return facts;
 }
 

@@ -114,10 +114,31 @@ def open_pages(blocks: GPT2Blocks, prompt_index: Tensor, positions: int, dtype: 
     shape = (rows, blocks.kv_heads, positions, blocks.head_dim)
 
     def allocate() -> list[Tensor]:
-        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
+        return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
 
     ancestry = torch.arange(rows, device=device).unsqueeze(1).expand(rows, positions).contiguous()
     return Pages(allocate(), allocate(), prompt_index, ancestry, torch.zeros(rows, dtype=torch.int64, device=device))
+
+
+def move_pages(pages: Pages, rows: Tensor, positions: int) -> Pages:
+    """Pages of `positions` places that hold what `rows` have read so far; row i of the result writes to slot i.
+
+    The answer phase starts and grows with this: places are taken for the rows that need them and no others.
+    """
+    held = int(pages.lengths[rows].max()) if len(rows) else 0
+    slots = pages.ancestry[rows, :held]
+    places = torch.arange(held, device=rows.device)
+
+    def move(layers: list[Tensor]) -> list[Tensor]:
+        moved = []
+        for old in layers:
+            new = old.new_empty(len(rows), old.shape[1], positions, old.shape[3])
+            new[:, :, :held] = old[slots, :, places].transpose(1, 2)
+            moved.append(new)
+        return moved
+
+    ancestry = torch.arange(len(rows), device=rows.device).unsqueeze(1).expand(len(rows), positions).contiguous()
+    return Pages(move(pages.keys), move(pages.values), pages.prompt_index[rows], ancestry, pages.lengths[rows])
 
 
 def step(blocks: GPT2Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
-from latent_ext.engine.decoder import Pages, Prompts, open_pages, read_prompts, step
+from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
+
+# Answer tokens for which places are taken at a time.
+_ANSWER_BLOCK = 16
 
 
 @dataclass
@@ -67,8 +70,8 @@ class ModulesEngine:
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=device)
         question = torch.arange(request.questions, device=device).repeat_interleave(count)
         dropout = RowDropout.of(sampler, seed, keys)
-        # The last prompt token, the thoughts, the end token, the answer.
-        room = 1 + steps + 1 + self.max_answer_tokens
+        # The last prompt token and all thoughts but the last, which the answer phase reads.
+        room = 1 + steps
         # Without randomness all trajectories of a question share trajectory 0's thoughts through the ancestry table.
         leaders = torch.arange(0, len(keys), max(count, 1), device=device) if sampler.deterministic else None
 
@@ -159,7 +162,8 @@ class ModulesEngine:
         state = run.state
         assert isinstance(state, _State)
         device, ids = self.model.device, self.model.ids
-        pages = state.pages.select(rows)
+        room = state.pages.ancestry.shape[1] + 1
+        pages = move_pages(state.pages, rows, room + min(max_tokens, _ANSWER_BLOCK))
         keys = state.keys[rows]
         prompts, seed = state.prompts, state.seed
         end = torch.full((len(rows),), ids.end, dtype=torch.int64, device=device)
@@ -188,6 +192,9 @@ class ModulesEngine:
             alive, keys, token = alive[keep], keys[keep], token[keep]
             pages = pages.select(keep)
             if emitted + 1 < max_tokens and len(alive):
+                if (emitted + 1) % _ANSWER_BLOCK == 0:
+                    every = torch.arange(len(alive), device=device)
+                    pages = move_pages(pages, every, room + min(max_tokens, emitted + 1 + _ANSWER_BLOCK))
                 embedded = self.blocks.token_embedding(token)
                 hidden = step(self.blocks, embedded, prompts, pages, RowDropout.clean(seed, keys))
         return Answers(rows, tokens, logprobs, finished)

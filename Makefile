@@ -1,0 +1,103 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs from nothing.
+#
+#   make demo PYTHON=python3 SYSTEM=1   uses the packages of PYTHON as they are (a GPU machine with its own torch, no network)
+#   make test TORCH="torch==2.13.0"     the torch that goes into .venv; PIP_ARGS is handed to every pip install
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+SYSTEM ?=
+
+ifeq ($(SYSTEM),1)
+PY := $(PYTHON)
+STATE := build/system
+else
+PY := .venv/bin/python
+STATE := .venv/state
+endif
+
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
+CAPABILITIES := default avx2 avx512
+PYTEST := $(PY) -m pytest -q
+
+.PHONY: demo test build bench lint gpu check test-isa cuda-build model figure clean
+
+demo: build
+	$(PY) -m latent_ext.cli.app demo
+
+test: build $(STATE)/test
+	$(PYTEST) python_tests
+
+build: $(STATE)/built
+
+# One run of the suite for every ISA level of this machine; the CUDA tests do not depend on it.
+test-isa: build $(STATE)/test
+	@supported=$$($(PY) -c "from latent_ext import _native; print(*_native.supported_capabilities())"); \
+	for level in $(CAPABILITIES); do \
+	  case " $$supported " in \
+	    *" $$level "*) echo "== LATENT_EXT_CPU_CAPABILITY=$$level"; \
+	      LATENT_EXT_CPU_CAPABILITY=$$level $(PYTEST) python_tests --ignore=python_tests/cuda || exit 1 ;; \
+	    *) echo "== $$level: not supported by this machine, not tested" ;; \
+	  esac; \
+	done
+
+lint: $(STATE)/lint
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m clang_format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# Every CUDA kernel for every release architecture, with registers and spills against the budget.
+cuda-build: build
+	@if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(PY) csrc/cuda/check_resources.py; \
+	else echo "cuda-build: no nvcc on this machine, CUDA kernels not compiled"; fi
+
+check: lint test test-isa cuda-build
+
+# On a machine with a GPU: the tests that need one.
+gpu: build
+	@$(PY) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'make gpu: this torch sees no CUDA device')"
+	$(PYTEST) python_tests -m gpu
+
+bench: build $(STATE)/test
+	$(PYTEST) bench/ops.py --benchmark-json=build/bench_ops.json
+
+# Retrains the shipped generator and LatentRM into build/model, and measures them (about 100 minutes on two cores).
+model: build $(STATE)/test
+	examples/shipped_model/make.sh "$(PY)" build/model
+
+figure: build
+	$(PIP) "matplotlib>=3.8"
+	$(PY) bench/scaling_curve.py
+
+clean:
+	rm -rf build dist latent_ext.egg-info latent_ext/_C*.so latent_ext/_native*.so
+
+ifeq ($(SYSTEM),1)
+$(STATE)/built: $(SOURCES)
+	$(PIP) --no-build-isolation --no-deps --editable .
+	@mkdir -p $(STATE) && touch $@
+
+$(STATE)/test $(STATE)/lint: $(STATE)/built
+	@touch $@
+else
+$(STATE)/tools:
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) $(BUILD_TOOLS)
+	@mkdir -p $(STATE) && touch $@
+
+$(STATE)/built: $(STATE)/tools $(SOURCES)
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(STATE)/test: $(STATE)/built
+	$(PIP) --no-build-isolation --editable ".[test,bench]"
+	@touch $@
+
+$(STATE)/lint: $(STATE)/test
+	$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+endif
