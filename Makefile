@@ -11,9 +11,11 @@ SYSTEM ?=
 ifeq ($(SYSTEM),1)
 PY := $(PYTHON)
 STATE := build/system
+CLANG_FORMAT := clang-format
 else
 PY := .venv/bin/python
 STATE := .venv/state
+CLANG_FORMAT := .venv/bin/clang-format
 endif
 
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
@@ -47,7 +49,7 @@ lint: $(STATE)/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m clang_format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+	$(CLANG_FORMAT) --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(SOURCES))
 
 # Every CUDA kernel for every release architecture, with registers and spills against the budget.
 cuda-build: build

@@ -22,7 +22,9 @@ std::vector<std::string> split(const char* text, char separator) {
   return names;
 }
 
-std::vector<std::string> supported_capabilities() { return split(latent_ext_supported_capabilities(), ','); }
+std::vector<std::string> supported_capabilities() {
+  return split(latent_ext_supported_capabilities(), ',');
+}
 
 void set_cpu_capability(const std::string& name) {
   if (const char* error = latent_ext_set_cpu_capability(name.c_str())) throw py::value_error(error);

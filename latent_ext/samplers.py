@@ -1,8 +1,8 @@
 """Samplers: where randomness enters the latent phase, and how much of it.
 
 A :class:`Sampler` is a value object. It owns no generator: every number is a function of the run seed, the
-trajectory key, the position and the site (``latent_ext.ops.philox``), so a sampler can be shared, recorded in a
-result and rebuilt from its text form.
+trajectory key, the position and the site (``latent_ext.ops.philox``), so a sampler can be shared, recorded in
+a result and rebuilt from its text form.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ _GRAMMAR = (
 class MCDropout:
     """Monte-Carlo dropout (LatentTTS, arXiv 2510.07745, section 3.1: epistemic sampling).
 
-    Parameters
-    ----------
-    p : float
-        Drop probability in [0, 1), exact to 2**-32. Published values: 0.1 to 0.3 for GPT-2 size models, 0.01 to
-        0.03 for Llama-1B size.
-    per : {"step", "trajectory"}, default "step"
-        "step" draws a fresh mask at every position, as published; "trajectory" keeps one mask per site for the
-        whole trajectory (one sub-network per trajectory).
-    sites : {"residual", "residual+embedding"}, default "residual"
-        "residual": the attention and MLP outputs of each block, the published coverage setting.
-        "residual+embedding" also drops the input vector of the position.
+    Args:
+        p: drop probability in [0, 1), exact to 2**-32. Published values: 0.1 to 0.3 for GPT-2 size models,
+            0.01 to 0.03 for Llama-1B size.
+        per: "step" draws a fresh mask at every position, as published; "trajectory" keeps one mask per site
+            for the whole trajectory (one sub-network per trajectory).
+        sites: "residual": the attention and MLP outputs of each block, the published coverage setting;
+            "residual+embedding" also drops the input vector of the position.
+
+    Raises:
+        ValueError: naming the argument that is outside its range.
     """
 
     p: float
@@ -58,14 +57,15 @@ class MCDropout:
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Additive Gaussian noise on every thought before it is fed back (LatentTTS, section 3.1: aleatoric sampling).
+    """Gaussian noise on every thought before it is fed back (LatentTTS, section 3.1: aleatoric sampling).
 
-    Parameters
-    ----------
-    sigma : float
-        Standard deviation, >= 0. Absolute, in units of the thought's coordinates (published: 0.5 to 0.7 for GPT-2
-        size models), or, with ``relative``, in units of the thought's root mean square.
-    relative : bool, default False
+    Args:
+        sigma: standard deviation, >= 0, in units of the thought's coordinates (published: 0.5 to 0.7 for
+            GPT-2 size models).
+        relative: sigma is in units of the thought's root mean square instead.
+
+    Raises:
+        ValueError: if sigma is negative or not finite.
     """
 
     sigma: float
@@ -83,23 +83,20 @@ class GaussianNoise:
 class Sampler:
     """Dropout, noise, both or neither, and the scope in which dropout acts.
 
-    Parameters
-    ----------
-    dropout : MCDropout or None
-    noise : GaussianNoise or None
-    scope : {"latent", "prompt+latent"}, default "latent"
-        "latent": the prompt but for its last token is read once, clean, and shared by all trajectories of a
-        question; the pass over the last prompt token, which yields the first thought, and the passes over
-        z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout also acts while
-        the whole prompt is read (the published LatentTTS behaviour), so every trajectory reads its own prompt.
-        Noise touches thoughts only, in either scope.
+    Args:
+        dropout: None for none.
+        noise: None for none.
+        scope: "latent": the prompt but for its last token is read once, clean, and shared by all trajectories
+            of a question; the pass over the last prompt token, which yields the first thought, and the passes
+            over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
+            also acts while the whole prompt is read (the published LatentTTS behaviour), so every trajectory
+            reads its own prompt. Noise touches thoughts only, in either scope.
 
-    Examples
-    --------
-    >>> Sampler.parse("dropout:0.2").dropout.p
-    0.2
-    >>> str(Sampler(noise=GaussianNoise(0.4, relative=True)))
-    'noise:0.4:relative'
+    Example:
+        >>> Sampler.parse("dropout:0.2").dropout.p
+        0.2
+        >>> str(Sampler(noise=GaussianNoise(0.4, relative=True)))
+        'noise:0.4:relative'
     """
 
     dropout: MCDropout | None = None
@@ -129,10 +126,8 @@ class Sampler:
     def parse(cls, text: str, *, scope: Scope = "latent", sites: Sites = "residual") -> Sampler:
         """Reads the text form that the command line and recipes use.
 
-        Raises
-        ------
-        ValueError
-            If ``text`` does not follow the grammar, which the message states.
+        Raises:
+            ValueError: if ``text`` does not follow the grammar, which the message states.
         """
         sampler = cls(scope=scope)
         if text.strip() == "none":
@@ -179,4 +174,6 @@ def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope 
         return Sampler(noise=sampler, scope=scope or "latent")
     if isinstance(sampler, Sampler):
         return replace(sampler, scope=scope) if scope else sampler
-    raise TypeError(f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise and str")
+    raise TypeError(
+        f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise and str"
+    )

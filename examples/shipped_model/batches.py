@@ -86,8 +86,9 @@ def collate(
         steps: thoughts in a full roll-out.
         end: id of `<|end-latent|>`.
         dtype: of the attention biases.
-        next_step_only: ends a tail after its first chain step, unless that is the last one. The first number of
-            that step is the value the k-th thought must carry, so short tails teach the thoughts at little cost.
+        next_step_only: ends a tail after its first chain step, unless that is the last one. The first number
+            of that step is the value the k-th thought must carry, so short tails teach the thoughts at little
+            cost.
     """
     rows = len(examples)
     lengths = torch.tensor([len(e.prompt) for e in examples])

@@ -1,4 +1,6 @@
-"""Writes a trained LatentRM into the package in the LatentTTS layout, and checks it against Hugging Face modules.
+"""Writes a trained LatentRM into the package in the LatentTTS layout.
+
+The step scores are checked against Hugging Face modules with the same weights.
 
     python examples/shipped_model/export_latent_rm.py --work build/shipped_model
 """

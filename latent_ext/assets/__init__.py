@@ -7,6 +7,7 @@ SHIPPED_GENERATOR = _HERE / "generator"
 SHIPPED_LATENT_RM = _HERE / "latent_rm"
 SHIPPED_PROBLEMS = _HERE / "problems"
 
-# Chosen on the validation problems alone (examples/shipped_model); the demonstration uses them on held-out ones.
+# Chosen on the validation problems alone (examples/shipped_model);
+# the demonstration uses them on held-out ones.
 SHIPPED_SAMPLER = "noise:0.6:relative"
 SHIPPED_SPLIT = "test_5"

@@ -2,48 +2,80 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Sequence
 
-import click
 import typer
+from typer.main import get_command
 
+from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
 from latent_ext.cli.demo import demo
+from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
+from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
+
+_MALFORMED, _INTERRUPTED, _PIPE_CLOSED = 2, 130, 141
+
+# ClickException, reached through a name that typer exports: some versions bring their own click.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="latent-ext",
     help="Parallel test-time scaling of latent reasoning models.",
-    no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command()(demo)
-app.command()(solve)
-app.command()(info)
+for _command, _examples in ((demo, DEMO_EXAMPLES), (solve, SOLVE_EXAMPLES), (info, INFO_EXAMPLES)):
+    app.command(help=f"{_command.__doc__}\n\n{_examples}")(_command)
 
 
 def main() -> None:
     """Entry point. Bad input gives one line on standard error and exit code 2, an interrupt 130."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"latent-ext: warning: {message}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _run(sys.argv[1:])
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (ValueError, RuntimeError, OSError) as error:
-        _fail(str(error))
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _PIPE_CLOSED
+    if code == _PIPE_CLOSED:
+        # What is still in the buffer would raise once more when the interpreter flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
-def _fail(message: str) -> None:
+def _run(arguments: Sequence[str]) -> int:
+    """Exit code of a call. Typer's own `app()` would answer a closed pipe and an interrupt in its own way."""
+    command = get_command(app)
+    try:
+        with command.make_context("latent-ext", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code if arguments else _MALFORMED
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _PIPE_CLOSED
+    except _UsageError as error:
+        return _refuse(error.format_message())  # type: ignore[attr-defined]
+    except MemoryError:
+        return _refuse("not enough memory; ask for fewer trajectories with --n")
+    except (ValueError, OverflowError, RuntimeError, OSError) as error:
+        return _refuse(str(error) or type(error).__name__)
+    return 0
+
+
+def _refuse(message: str) -> int:
     print(f"latent-ext: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    return _MALFORMED
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    print(f"latent-ext: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

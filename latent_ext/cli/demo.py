@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from typing import Annotated, Any
 
@@ -14,11 +12,20 @@ from rich.table import Table
 
 from latent_ext.assets import SHIPPED_SAMPLER, SHIPPED_SPLIT
 from latent_ext.cli.progress import reporting
+from latent_ext.cli.strict_json import strict_json
 from latent_ext.evaluation.demonstration import Demonstration, demonstrate
 from latent_ext.evaluation.metrics import Estimate
 from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.models import load
 from latent_ext.rewards import load_reward
+
+EXAMPLES = """Examples:
+
+  latent-ext demo
+
+  latent-ext demo --split test_6 --n 16 --seeds 3
+
+  latent-ext demo --limit 100 --sampler dropout:0.2 --json"""
 
 
 def demo(
@@ -30,20 +37,13 @@ def demo(
     engine: Annotated[str, typer.Option(help="auto, modules or reference.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
-    """Runs parallel test-time scaling on shipped held-out problems and prints what it gains.
-
-    Examples:
-
-      latent-ext demo
-
-      latent-ext demo --split test_6 --n 16 --seeds 3
-    """
+    """Runs parallel test-time scaling on shipped held-out problems and prints what it gains."""
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}; at least 1 is needed")
     problems = shipped_problems(split, limit)
     model, reward = load(), load_reward()
     started = time.monotonic()
-    with reporting("demo", enabled=not as_json or sys.stderr.isatty()) as report:
+    with reporting("demo") as report:
         shown = demonstrate(
             model,
             reward,
@@ -56,7 +56,7 @@ def demo(
         )
     seconds = time.monotonic() - started
     if as_json:
-        print(json.dumps(_json(shown, sampler, split, seconds), indent=2))
+        print(strict_json(_json(shown, sampler, split, seconds), indent=2))
     else:
         _print(shown, sampler, split, seconds)
 
@@ -64,21 +64,34 @@ def demo(
 def _print(shown: Demonstration, sampler: str, split: str, seconds: float) -> None:
     console = Console()
     seeds = f", {shown.seeds} seeds" if shown.seeds > 1 else ""
-    table = Table("method", "N", "accuracy", "95 % interval", title=f"{shown.problems} held-out problems of {split}, sampler {sampler}{seeds}")
+    table = Table(
+        "method",
+        "N",
+        "accuracy",
+        "95 % interval",
+        title=f"{shown.problems} held-out problems of {split}, sampler {sampler}{seeds}",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     for row in shown.rows:
         low, high = row.accuracy.interval
         style = "dim" if row.control else None
-        table.add_row(row.method, str(row.n), f"{100 * row.accuracy.mean:.1f} %", f"{100 * low:.1f} to {100 * high:.1f}", style=style)
+        table.add_row(
+            row.method,
+            str(row.n),
+            f"{100 * row.accuracy.mean:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f}",
+            style=style,
+        )
     console.print(table)
     if shown.auc is not None:
         low, high = shown.auc.interval
         console.print(
-            f"LatentRM within a question: AUC {shown.auc.mean:.3f} ({low:.3f} to {high:.3f}); 0.5 is a coin.", highlight=False
+            f"LatentRM within a question: AUC {shown.auc.mean:.3f} ({low:.3f} to {high:.3f}); 0.5 is a coin.",
+            highlight=False,
         )
     console.print(
-        "Dim rows are controls: the noise-free answer, and sampling of answer tokens after noise-free thoughts.\n"
+        "Dim rows are controls: the noise-free answer, and answer tokens sampled after noise-free thoughts.\n"
         f"{seconds:.0f} s with {torch.get_num_threads()} threads.",
         style="dim",
         highlight=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from typing import Annotated, Any
 
@@ -14,11 +13,18 @@ from rich.table import Table
 
 import latent_ext
 from latent_ext import _native
+from latent_ext.cli.strict_json import strict_json
 from latent_ext.engine import engine_report
+
+EXAMPLES = """Examples:
+
+  latent-ext info
+
+  latent-ext info --json"""
 
 
 def facts() -> dict[str, Any]:
-    """Version, torch, ISA levels and the one in use, CUDA architectures built, engines and the choice among them."""
+    """Versions, ISA levels and the one in use, CUDA architectures built, engines and the one chosen."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engines = engine_report(device)
     return {
@@ -43,17 +49,10 @@ def facts() -> dict[str, Any]:
 
 
 def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
-    """Shows versions, ISA levels, CUDA architectures and the engine that would be chosen, and why.
-
-    Examples:
-
-      latent-ext info
-
-      latent-ext info --json
-    """
+    """Shows versions, ISA levels, CUDA architectures and the engine that would be chosen, and why."""
     found = facts()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(strict_json(found, indent=2))
         return
     table = Table("", "", show_header=False, box=None)
     for name in ("version", "python", "torch", "transformers", "threads"):
@@ -61,9 +60,15 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object."
     cpu = found["cpu"]
     table.add_row("cpu level", f"{cpu['capability']} (supported: {', '.join(cpu['supported'])})")
     for name, value in found["build"].items():
-        table.add_row(f"build: {name}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+        table.add_row(
+            f"build: {name}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        )
     table.add_row("cuda", found["cuda"]["device"] or "not available")
     for engine in found["engines"]:
-        mark = "[green]chosen[/]" if engine["name"] == found["engine"] else ("usable" if engine["usable"] else "no")
+        mark = (
+            "[green]chosen[/]"
+            if engine["name"] == found["engine"]
+            else ("usable" if engine["usable"] else "no")
+        )
         table.add_row(f"engine {engine['name']}", f"{mark}: {engine['why']}")
     Console().print(table)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from latent_ext.assets import SHIPPED_SAMPLER
-from latent_ext.cli.progress import reporting
-from latent_ext.evaluation.problems import NamedProblem, read_problems
+from latent_ext.cli.progress import Report, reporting
+from latent_ext.cli.strict_json import strict_json
+from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
 from latent_ext.rewards import load_reward
 from latent_ext.search import Result
@@ -23,34 +24,44 @@ from latent_ext.search import solve as run_solve
 # Results of a file are printed after so many questions, so that an interrupt loses little.
 _BLOCK = 16
 
-_EXAMPLES = """
-Examples:
+EXAMPLES = """Examples:
 
-  latent-ext solve "Mia has 19 apples. ..." --n 64
+  latent-ext solve "Mia has 19 apples. She loses 9. How many apples does Mia have now?" --n 16
 
-  latent-ext solve --file problems.jsonl --n 16 --sampler noise:0.4:relative --select weighted_vote --json
+  latent-ext solve --file problems.jsonl --sampler noise:0.4:relative --select weighted_vote
 
-  cat problems.jsonl | latent-ext solve - --json > results.jsonl
+  latent-ext solve - --json < problems.jsonl > results.jsonl
 
-  latent-ext solve "..." --model path/to/coconut --reward path/to/latentRM --sampler dropout:0.2
-"""
+  latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm"""
 
 
 def solve(
-    question: Annotated[str | None, typer.Argument(help="The question, or - for JSON lines on standard input.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question, or - for JSON lines on standard input.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Problems, .jsonl or .json.")] = None,
     model: Annotated[str, typer.Option(help="Directory or Hub id of the generator.")] = "shipped",
     reward: Annotated[
-        str | None, typer.Option(help="Directory or Hub id of the LatentRM, or 'none'. Default: shipped, for the shipped model.")
+        str | None,
+        typer.Option(
+            help="Directory or Hub id of the LatentRM, or 'none'. Default: shipped, for the shipped model."
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Trajectories per question.")] = 64,
-    sampler: Annotated[str, typer.Option(help="dropout:P, noise:SIGMA[:relative], both joined by +, or none.")] = SHIPPED_SAMPLER,
+    sampler: Annotated[
+        str, typer.Option(help="dropout:P, noise:SIGMA[:relative], both joined by +, or none.")
+    ] = SHIPPED_SAMPLER,
     scope: Annotated[str, typer.Option(help="latent, or prompt+latent (published behaviour).")] = "latent",
     select: Annotated[
-        str | None, typer.Option(help="best_of_n, majority or weighted_vote. Default: best_of_n with a reward, else majority.")
+        str | None,
+        typer.Option(
+            help="best_of_n, majority or weighted_vote. Default: best_of_n with a reward, else majority."
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
-    all_answers: Annotated[bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")] = False,
+    all_answers: Annotated[
+        bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
     engine: Annotated[str, typer.Option(help="auto, modules or reference.")] = "auto",
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
@@ -66,11 +77,19 @@ def solve(
         unknown = generator.unknown_words(problem.question)
         if unknown:
             words = ", ".join(repr(word) for word in dict.fromkeys(unknown))
-            print(f"latent-ext: warning: this model's vocabulary has no {words}; expect a wrong answer", file=sys.stderr)
-    done = 0
-    with reporting("solving", enabled=not as_json or sys.stderr.isatty()) as report:
-        for start in range(0, len(problems), _BLOCK):
-            block = problems[start : start + _BLOCK]
+            print(
+                f"latent-ext: warning: this model's vocabulary has no {words}; expect a wrong answer",
+                file=sys.stderr,
+            )
+    started, done = time.monotonic(), 0
+    for start in range(0, len(problems), _BLOCK):
+        block = problems[start : start + _BLOCK]
+        # The bar is gone again before results are printed.
+        with reporting("solving", since=started) as report:
+
+            def progress(part: int, _total: int, report: Report = report, before: int = done) -> None:
+                report(before + part, n * len(problems))
+
             results = run_solve(
                 generator,
                 [problem.question for problem in block],
@@ -84,13 +103,10 @@ def solve(
                 seed=seed,
                 engine=engine,
                 max_answer_tokens=max_answer_tokens,
-                progress=lambda part, _total, before=done: report(before + part, n * len(problems)),  # type: ignore[misc]
+                progress=progress,
             )
-            done += n * len(block)
-            _print(block, results, as_json)
-
-
-solve.__doc__ = (solve.__doc__ or "") + "\n" + _EXAMPLES
+        done += n * len(block)
+        _print(block, results, as_json)
 
 
 def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
@@ -101,7 +117,7 @@ def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
     elif question == "-":
         problems = read_problems(sys.stdin)
     else:
-        problems = [NamedProblem("1", str(question), None)]
+        problems = [as_problem(question, "the command line", "1")]
     if not problems:
         raise ValueError("file: holds no problem")
     return problems
@@ -110,14 +126,16 @@ def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
 def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json: bool) -> None:
     if as_json:
         for problem, result in zip(problems, results, strict=True):
-            print(json.dumps({"id": problem.id, **result.to_dict(), "gold": problem.answer}), flush=True)
+            print(strict_json({"id": problem.id, **result.to_dict(), "gold": problem.answer}), flush=True)
         return
     console = Console()
     for problem, result in zip(problems, results, strict=True):
         console.print(problem.question, style="dim", markup=False, highlight=False)
         answer = "no answer" if result.answer is None else result.answer
         gold = "" if problem.answer is None else f"   (gold {problem.answer})"
-        console.print(f"[bold green]{answer}[/]{gold}   {result.select} of {len(result.trajectories)} trajectories")
+        console.print(
+            f"[bold green]{answer}[/]{gold}   {result.select} of {len(result.trajectories)} trajectories"
+        )
         table = Table("answer", "votes", box=None, header_style="dim")
         for text, weight in list(result.votes.items())[:5]:
             table.add_row(text, f"{weight:g}" if weight == int(weight) else f"{weight:.3f}")

@@ -1,7 +1,7 @@
 """What every engine offers, and what it works on.
 
-An engine runs three phases on a group of questions: the latent phase, the reward, the answers. It knows neither
-selection nor search: those see `LatentRun` and `Answers` alone.
+An engine runs three phases on a group of questions: the latent phase, the reward, the answers. It knows
+neither selection nor search: those see `LatentRun` and `Answers` alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Answers:
     Attributes:
         rows: int64 [n], rows of the run.
         tokens: per row, the answer's token ids without the end-of-sequence token.
-        logprobs: fp32 [n], sum of the log probabilities of the answer's tokens, end-of-sequence included where reached.
+        logprobs: fp32 [n], sum of the log probabilities of the answer's tokens, end-of-sequence included
+            where reached.
         finished: bool [n], whether the end-of-sequence token was reached within the limit.
     """
 
@@ -88,7 +89,7 @@ class Engine(Protocol):
     name: str
 
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> PromptCache:
-        """Reads what the trajectories of a question share (nothing, where the scope gives each its own prompt)."""
+        """Reads what a question's trajectories share (nothing, where the scope gives each its own prompt)."""
 
     def sample(self, request: LatentRequest, cache: PromptCache) -> LatentRun:
         """The latent phase: T thoughts of every trajectory."""
@@ -99,10 +100,8 @@ class Engine(Protocol):
     def score(self, reward: LatentRM, run: LatentRun, cache: PromptCache) -> Tensor:
         """fp32 [rows, T] step scores of every thought."""
 
-    def answer(
-        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0
-    ) -> Answers:
-        """Decodes the answers of `rows` (int64, ascending). Temperature 0 is argmax; else the counter RNG draws."""
+    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+        """Decodes the answers of `rows` (int64, ascending); temperature 0 is argmax."""
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         """Memory that one trajectory needs, for planning."""

@@ -13,7 +13,13 @@ from latent_ext.models.latent_model import LatentModel
 
 # Fastest first.
 ENGINES: dict[str, type] = {"modules": ModulesEngine, "reference": ReferenceEngine}
-_MODULES_OPS = ("dropout_add_norm", "next_thought", "prefix_decode_attention", "score_and_prune", "next_token")
+_MODULES_OPS = (
+    "dropout_add_norm",
+    "next_thought",
+    "prefix_decode_attention",
+    "score_and_prune",
+    "next_token",
+)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""One-position passes over a shared prompt cache: the loop that the "modules" engine runs for generator and LatentRM.
+"""One-position passes over a shared prompt cache: the loop of engine="modules", for generator and LatentRM.
 
-Hugging Face's own linears do the GEMMs; everything between them is a fused op. Prompts are kept once per question (or
-once per trajectory where the scope demands it); what a row adds goes to its own pages, found through the ancestry
-table, so selecting rows moves indices and never a cache.
+Hugging Face's own linears do the GEMMs; everything between them is a fused op. Prompts are kept once per
+question (or once per trajectory where the scope demands it); what a row adds goes to its own pages, found
+through the ancestry table, so selecting rows moves indices and never a cache.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class Pages:
     def select(self, rows: Tensor) -> Pages:
         """The same pages seen by some of the rows; further positions of one view are not seen by another."""
         return Pages(
-            self.keys, self.values, self.prompt_index[rows], self.ancestry[rows].contiguous(), self.lengths[rows]
+            self.keys,
+            self.values,
+            self.prompt_index[rows],
+            self.ancestry[rows].contiguous(),
+            self.lengths[rows],
         )
 
 
@@ -97,7 +101,11 @@ def read_prompts(
         keys.append(by_prompt(key).to(dtype).contiguous())
         values.append(by_prompt(value).to(dtype).contiguous())
         context = functional.scaled_dot_product_attention(
-            by_prompt(query), by_prompt(key), by_prompt(value), is_causal=True, scale=blocks.scales[layer],
+            by_prompt(query),
+            by_prompt(key),
+            by_prompt(value),
+            is_causal=True,
+            scale=blocks.scales[layer],
             enable_gqa=blocks.heads != blocks.kv_heads,
         )
         return context.transpose(1, 2).reshape(count * longest, blocks.heads, blocks.head_dim)
@@ -117,11 +125,13 @@ def open_pages(blocks: GPT2Blocks, prompt_index: Tensor, positions: int, dtype: 
         return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
 
     ancestry = torch.arange(rows, device=device).unsqueeze(1).expand(rows, positions).contiguous()
-    return Pages(allocate(), allocate(), prompt_index, ancestry, torch.zeros(rows, dtype=torch.int64, device=device))
+    return Pages(
+        allocate(), allocate(), prompt_index, ancestry, torch.zeros(rows, dtype=torch.int64, device=device)
+    )
 
 
 def move_pages(pages: Pages, rows: Tensor, positions: int) -> Pages:
-    """Pages of `positions` places that hold what `rows` have read so far; row i of the result writes to slot i.
+    """Pages of `positions` places that hold what `rows` have read; row i of the result writes to slot i.
 
     The answer phase starts and grows with this: places are taken for the rows that need them and no others.
     """
@@ -137,8 +147,12 @@ def move_pages(pages: Pages, rows: Tensor, positions: int) -> Pages:
             moved.append(new)
         return moved
 
-    ancestry = torch.arange(len(rows), device=rows.device).unsqueeze(1).expand(len(rows), positions).contiguous()
-    return Pages(move(pages.keys), move(pages.values), pages.prompt_index[rows], ancestry, pages.lengths[rows])
+    ancestry = (
+        torch.arange(len(rows), device=rows.device).unsqueeze(1).expand(len(rows), positions).contiguous()
+    )
+    return Pages(
+        move(pages.keys), move(pages.values), pages.prompt_index[rows], ancestry, pages.lengths[rows]
+    )
 
 
 def step(blocks: GPT2Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:
@@ -186,11 +200,22 @@ def run_blocks(blocks, inputs, positions, dropout, attend):  # type: ignore[no-u
     """
     mask_positions = dropout.mask_positions(positions)
 
-    def drop_add_norm(branch: Tensor, residual: Tensor, norm: int, site: int, p: float) -> tuple[Tensor, Tensor]:
+    def drop_add_norm(
+        branch: Tensor, residual: Tensor, norm: int, site: int, p: float
+    ) -> tuple[Tensor, Tensor]:
         kind, weight, bias, eps = blocks.norms[norm]
         return ops.dropout_add_norm(
-            branch, residual, weight, bias, dropout.keys, mask_positions, dropout.seed,
-            site=site, p=p, eps=eps, norm=kind,
+            branch,
+            residual,
+            weight,
+            bias,
+            dropout.keys,
+            mask_positions,
+            dropout.seed,
+            site=site,
+            p=p,
+            eps=eps,
+            norm=kind,
         )
 
     embedded = blocks.embed(inputs, positions)

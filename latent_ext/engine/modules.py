@@ -1,4 +1,4 @@
-"""engine="modules": Hugging Face's linears, our fused ops between them, prompts read once, no LM head in latent steps."""
+"""engine="modules": Hugging Face's linears, fused ops between, prompts read once, no LM head for thoughts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ANSWER_BLOCK = 16
 
 @dataclass
 class _SharedPrompts:
-    """Prompts read per question: all but the last token where dropout acts on its pass, else with its hidden state."""
+    """Prompts read per question, without the last token where dropout acts on its pass."""
 
     cache: Prompts | None
     last_hidden: Tensor | None
@@ -72,9 +72,10 @@ class ModulesEngine:
         dropout = RowDropout.of(sampler, seed, keys)
         # The last prompt token and all thoughts but the last, which the answer phase reads.
         room = 1 + steps
-        # Without randomness all trajectories of a question share trajectory 0's thoughts through the ancestry table.
+        # Without randomness a question's trajectories share the first one's thoughts through the ancestry.
         leaders = torch.arange(0, len(keys), max(count, 1), device=device) if sampler.deterministic else None
 
+        hidden: Tensor | None
         if cache.cache is None:
             prompts, hidden = read_prompts(
                 self.blocks, [request.prompts[b] for b in question.tolist()], dropout, self.model.dtype
@@ -158,7 +159,9 @@ class ModulesEngine:
     @torch.no_grad()
     def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
         if max_tokens > self.max_answer_tokens:
-            raise ValueError(f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}")
+            raise ValueError(
+                f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
+            )
         state = run.state
         assert isinstance(state, _State)
         device, ids = self.model.device, self.model.ids
@@ -168,7 +171,9 @@ class ModulesEngine:
         prompts, seed = state.prompts, state.seed
         end = torch.full((len(rows),), ids.end, dtype=torch.int64, device=device)
         step(self.blocks, state.last_thought[rows], prompts, pages, RowDropout.clean(seed, keys))
-        hidden = step(self.blocks, self.blocks.token_embedding(end), prompts, pages, RowDropout.clean(seed, keys))
+        hidden = step(
+            self.blocks, self.blocks.token_embedding(end), prompts, pages, RowDropout.clean(seed, keys)
+        )
 
         tokens: list[list[int]] = [[] for _ in range(len(rows))]
         logprobs = torch.zeros(len(rows), device=device)
@@ -180,8 +185,16 @@ class ModulesEngine:
             # A drawn token is indexed by the position that it will be read at.
             positions = prompts.lengths[pages.prompt_index] + pages.lengths
             token, logprob = ops.next_token(
-                hidden, None, None, self.model.lm_head, keys, positions, seed,
-                eps=0.0, norm="none", temperature=temperature,
+                hidden,
+                None,
+                None,
+                self.model.lm_head,
+                keys,
+                positions,
+                seed,
+                eps=0.0,
+                norm="none",
+                temperature=temperature,
             )
             logprobs[alive] += logprob
             ended = token == ids.eos

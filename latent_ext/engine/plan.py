@@ -1,4 +1,4 @@
-"""Memory is planned before the run: which questions go together, and how many of their trajectories at a time."""
+"""Memory is planned before the run: which questions go together, and how many trajectories at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def plan(
     """Chunks that fit into `memory_bytes`; they change memory and speed, never results.
 
     Args:
-        prompt_lengths: tokens of each question's prompt; similar lengths are put together, so that little is padded.
+        prompt_lengths: tokens of each question's prompt; similar lengths go together, so that little is
+            padded.
         answer_limits: answer tokens for which each question has positions.
         trajectories: N per question.
         row_bytes: prompt length -> bytes of one trajectory.

@@ -1,7 +1,7 @@
-"""engine="reference": Hugging Face's own forward with hooks, reference ops, nothing shared but the random numbers.
+"""engine="reference": Hugging Face's own forward with hooks, reference ops, only the random numbers shared.
 
-The slow path that every fast one is compared with. One question at a time, its trajectories as a plain batch over a
-`DynamicCache`; the LatentRM re-reads prompt and thoughts in one forward without a cache.
+The slow path that every fast one is compared with. One question at a time, its trajectories as a plain batch
+over a `DynamicCache`; the LatentRM re-reads prompt and thoughts in one forward without a cache.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,15 @@ def counter_dropout(body: GPT2Model, dropout: RowDropout, positions: Tensor) -> 
 
         return apply
 
+    layers: Any = body.h  # nn.ModuleList has no element type
     handles = []
     if dropout.p > 0.0:
-        for layer, block in enumerate(body.h):
+        for layer, block in enumerate(layers):
             attention = hook(sites.layer_site(layer, sites.ATTENTION_OUTPUT))
             handles.append(block.attn.resid_dropout.register_forward_hook(attention))
-            handles.append(block.mlp.dropout.register_forward_hook(hook(sites.layer_site(layer, sites.MLP_OUTPUT))))
+            handles.append(
+                block.mlp.dropout.register_forward_hook(hook(sites.layer_site(layer, sites.MLP_OUTPUT)))
+            )
         if dropout.embedding:
             handles.append(body.drop.register_forward_hook(hook(sites.EMBEDDING)))
     try:
@@ -84,7 +88,11 @@ class ReferenceEngine:
         """Nothing is shared between calls."""
 
     def _read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
-        """inputs [rows, length, hidden] at positions first, first + 1, ... -> final-norm hidden of the last, [rows, hidden]."""
+        """Reads inputs [rows, length, hidden] at positions first, first + 1, ...
+
+        Returns:
+            Final-norm hidden state of the last position, [rows, hidden].
+        """
         rows, length = inputs.shape[:2]
         positions = torch.arange(first, first + length, device=inputs.device).expand(rows, length)
         with counter_dropout(self.model.hf.transformer, dropout, positions):
@@ -162,7 +170,9 @@ class ReferenceEngine:
     @torch.no_grad()
     def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
         if max_tokens > self.max_answer_tokens:
-            raise ValueError(f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}")
+            raise ValueError(
+                f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
+            )
         count = run.request.trajectories
         tokens: list[list[int]] = []
         logprobs: list[Tensor] = []
@@ -170,7 +180,12 @@ class ReferenceEngine:
         for row in rows.tolist():
             state = run.state[row // count]  # type: ignore[index]
             written, logprob, ended = self._answer_row(
-                state, row % count, run.request.keys[row // count, row % count], run.request.seed, max_tokens, temperature
+                state,
+                row % count,
+                run.request.keys[row // count, row % count],
+                run.request.seed,
+                max_tokens,
+                temperature,
             )
             tokens.append(written)
             logprobs.append(logprob)
@@ -196,8 +211,16 @@ class ReferenceEngine:
             hidden = self._read(self._embed(torch.tensor([[token]], device=device)), cache, position, clean)
             position += 1
             drawn, logprob = ops.next_token_reference(
-                hidden, None, None, self.model.lm_head, keys, torch.tensor([position], device=device), seeds,
-                eps=0.0, norm="none", temperature=temperature,
+                hidden,
+                None,
+                None,
+                self.model.lm_head,
+                keys,
+                torch.tensor([position], device=device),
+                seeds,
+                eps=0.0,
+                norm="none",
+                temperature=temperature,
             )
             total = total + logprob[0]
             token = int(drawn[0])

@@ -1,12 +1,14 @@
-"""The demonstration: every way of spending N trajectories on the same held-out problems, with its honest controls."""
+"""The demonstration: every way of spending N trajectories on the same held-out problems, with controls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from latent_ext.evaluation.metrics import (
     Estimate,
+    SelectionRule,
     correct_flags,
     estimate,
     pass_at_k,
@@ -15,7 +17,9 @@ from latent_ext.evaluation.metrics import (
 )
 from latent_ext.evaluation.problems import NamedProblem
 from latent_ext.models import LatentModel
+from latent_ext.models.answers import canonical_number
 from latent_ext.rewards import LatentRM
+from latent_ext.samplers import as_sampler
 from latent_ext.search import Result, best_of_n, majority_vote, solve, weighted_vote
 
 Report = Callable[[str, int, int], None]
@@ -62,13 +66,26 @@ def demonstrate(
         seeds: one pool of n trajectories per problem and seed.
         engine: see `solve`.
         report: called with (phase, trajectories done, trajectories in all).
+
+    Raises:
+        ValueError: naming the argument, before anything is computed.
     """
+    if n < 1:
+        raise ValueError(f"n: got {n}; a whole number of trajectories >= 1 is needed")
+    if not problems or not seeds:
+        raise ValueError(
+            f"problems, seeds: got {len(problems)} and {len(seeds)}; at least 1 of each is needed"
+        )
+    for problem in problems:
+        if canonical_number(str(problem.answer)) is None:
+            raise ValueError(f"problems: {problem.id} has answer {problem.answer!r}; a number is needed")
+    as_sampler(sampler)
     questions = [problem.question for problem in problems]
     golds = [str(problem.answer) for problem in problems]
 
-    def run(phase: str, **settings: object) -> list[Result]:
+    def run(phase: str, **settings: Any) -> list[Result]:
         progress = (lambda done, total: report(phase, done, total)) if report is not None else None
-        return solve(model, questions, engine=engine, progress=progress, decode="all", **settings)  # type: ignore[arg-type]
+        return solve(model, questions, engine=engine, progress=progress, decode="all", **settings)
 
     greedy = run("noise-free greedy answer", n=1, sampler="none")
     pools, controls = [], []
@@ -83,23 +100,35 @@ def demonstrate(
     def coverage_at(k: int) -> Callable[[Result, str], float]:
         return lambda result, gold: pass_at_k(n, sum(correct_flags(result, gold)), k)
 
-    def chosen_by(rule: Callable, k: int) -> Callable[[Result, str], float]:  # type: ignore[type-arg]
+    def chosen_by(rule: SelectionRule, k: int) -> Callable[[Result, str], float]:
         return lambda result, gold: selected_accuracy(rule, result, gold, k)
 
     rows = [
-        Row("greedy, noise-free", 1, per_pool([greedy], lambda r, gold: float(correct_flags(r, gold)[0])), control=True),
+        Row(
+            "greedy, noise-free",
+            1,
+            per_pool([greedy], lambda r, gold: float(correct_flags(r, gold)[0])),
+            control=True,
+        ),
         Row("pass@1 (one sampled trajectory)", 1, per_pool(pools, coverage_at(1))),
         Row("coverage (a perfect selector)", n, per_pool(pools, coverage_at(n))),
         Row("majority vote", n, per_pool(pools, chosen_by(majority_vote, n))),
         Row("weighted vote, LatentRM", n, per_pool(pools, chosen_by(weighted_vote, n))),
     ]
     rows += [
-        Row("best-of-N, LatentRM", k, per_pool(pools, chosen_by(best_of_n, k))) for k in (4, 16, n) if k <= n
+        Row("best-of-N, LatentRM", k, per_pool(pools, chosen_by(best_of_n, k)))
+        for k in sorted({4, 16, n})
+        if k <= n
     ]
     rows += [
         Row("token temperature 1: pass@1", 1, per_pool(controls, coverage_at(1)), control=True),
         Row("token temperature 1: coverage", n, per_pool(controls, coverage_at(n)), control=True),
-        Row("token temperature 1: majority vote", n, per_pool(controls, chosen_by(majority_vote, n)), control=True),
+        Row(
+            "token temperature 1: majority vote",
+            n,
+            per_pool(controls, chosen_by(majority_vote, n)),
+            control=True,
+        ),
     ]
     return Demonstration(rows, _auc(pools, golds), len(problems), len(seeds))
 

@@ -12,12 +12,14 @@ from latent_ext.models.answers import canonical_number
 from latent_ext.search.result import Result
 from latent_ext.search.select import Selection
 
+SelectionRule = Callable[[Sequence[str | None], Sequence[float | None]], Selection]
+
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased estimate of the chance that k of the n samples, drawn without replacement, hold a correct one.
 
-    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1), as a product that does not overflow.
-    With k = n it is coverage.
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1), as a product that does not
+    overflow. With k = n it is coverage.
 
     Raises:
         ValueError: unless 0 <= correct <= n and 1 <= k <= n.
@@ -36,7 +38,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def correct_flags(result: Result, gold: str) -> list[bool]:
-    """Whether each trajectory's answer equals the gold, compared as exact numbers ("18.0" is 18; a gold of 0 counts)."""
+    """Whether each trajectory's answer equals the gold, as exact numbers: "18.0" is 18, and 0 counts."""
     target = canonical_number(gold)
     if target is None:
         raise ValueError(f"gold: got {gold!r}; a number is needed")
@@ -48,20 +50,31 @@ class Estimate:
     """A mean over problems with its standard error.
 
     Attributes:
-        mean: in [0, 1] for accuracies.
-        standard_error: over problems, after averaging a problem over seeds, so it covers both sources; NaN for one problem.
+        mean: in [0, 1].
+        standard_error: over problems, after averaging a problem over seeds, so it covers both; NaN for
+            one problem.
         seed_spread: standard deviation of the mean from seed to seed; None with one seed.
+        problems: how many.
     """
 
     mean: float
     standard_error: float
     seed_spread: float | None
+    problems: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval by the normal approximation, cut to [0, 1]."""
-        half = 1.96 * self.standard_error
-        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+        """95 % Wilson score interval with the effective number of problems that the standard error implies.
+
+        Unlike mean +- 1.96 standard errors it does not shrink to a point where every problem was solved.
+        """
+        spread = self.mean * (1.0 - self.mean)
+        known = self.standard_error > 0.0 and spread > 0.0
+        count = spread / self.standard_error**2 if known else float(self.problems)
+        z2 = 1.96**2
+        centre = (self.mean + z2 / (2 * count)) / (1 + z2 / count)
+        half = 1.96 * math.sqrt(spread / count + z2 / (4 * count**2)) / (1 + z2 / count)
+        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def estimate(values: Sequence[Sequence[float]]) -> Estimate:
@@ -72,27 +85,32 @@ def estimate(values: Sequence[Sequence[float]]) -> Estimate:
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.size == 0:
-        raise ValueError(f"values: got shape {table.shape}; [seeds, problems] with at least one of each is needed")
+        raise ValueError(
+            f"values: got shape {table.shape}; [seeds, problems] with at least one of each is needed"
+        )
     by_problem = table.mean(axis=0)
     problems, seeds = table.shape[1], table.shape[0]
     error = float(by_problem.std(ddof=1) / math.sqrt(problems)) if problems > 1 else float("nan")
     spread = float(table.mean(axis=1).std(ddof=1)) if seeds > 1 else None
-    return Estimate(float(by_problem.mean()), error, spread)
+    return Estimate(float(by_problem.mean()), error, spread, problems)
 
 
 def selected_accuracy(
-    rule: Callable[[Sequence[str | None], Sequence[float | None]], Selection], result: Result, gold: str, k: int
+    rule: SelectionRule,
+    result: Result,
+    gold: str,
+    k: int,
 ) -> float:
     """Accuracy of a selection rule at k trajectories, averaged over the disjoint groups of k among the N.
 
-    Averaging over groups uses the whole pool; group i holds trajectories i*k .. i*k + k - 1, and for k = N it is the
-    rule itself. What does not choose an answer is wrong.
+    Averaging over groups uses the whole pool; group i holds trajectories i*k .. i*k + k - 1, and for k = N it
+    is the rule itself. What does not choose an answer is wrong.
     """
     flags = correct_flags(result, gold)
     answers, scores = result.answers, result.scores
+    if not 1 <= k <= len(flags):
+        raise ValueError(f"k: got {k}; 1 to {len(flags)} (the run's trajectories) are allowed")
     groups = [range(start, start + k) for start in range(0, len(flags) - k + 1, k)]
-    if not groups:
-        raise ValueError(f"k: got {k}; the run has {len(flags)} trajectories")
     hits = []
     for group in groups:
         selection = rule([answers[n] for n in group], [scores[n] for n in group])
@@ -101,7 +119,7 @@ def selected_accuracy(
 
 
 def within_question_auc(scores: Sequence[float | None], correct: Sequence[bool]) -> float | None:
-    """Chance that a correct trajectory of a question outscores a wrong one, ties counted half; None if all agree.
+    """Chance that a question's correct trajectory outscores a wrong one, ties half; None if all agree.
 
     >>> within_question_auc([2.0, 1.0, 0.0], [True, False, True])
     0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
-# Beyond this many digits a value stays in scientific notation: an answer such as 1e999999 must not be spelled out.
+# Beyond this many digits a value stays in scientific notation: 1e999999 must not be spelled out.
 _PLAIN_DIGITS = 40
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?")
 
@@ -13,8 +13,8 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?")
 def canonical_number(text: str) -> str | None:
     """The canonical text of the number that ``text`` holds, or None when it holds none.
 
-    Surrounding blanks, thousands separators, a leading ``$`` and a trailing full stop are ignored; ``"18.0"``,
-    ``"+18"`` and ``"18"`` give the same text. Infinity and NaN are not numbers.
+    Surrounding blanks, thousands separators, a leading ``$`` and a trailing full stop are ignored;
+    ``"18.0"``, ``"+18"`` and ``"18"`` give the same text. Infinity and NaN are not numbers.
 
     >>> canonical_number(" 1,080.50 ")
     '1080.5'
@@ -43,8 +43,8 @@ def canonical_number(text: str) -> str | None:
 def answer_after_marker(text: str, marker: str = "#") -> str | None:
     """COCONUT's rule: the number after the last ``#`` of the decoded answer (LatentTTS, Coconut).
 
-    Unlike the published code, text without the marker is no answer, and what is no number never becomes infinity
-    that could win a vote.
+    Unlike the published code, text without the marker is no answer, and what is no number never becomes
+    infinity that could win a vote.
     """
     _, found, tail = text.rpartition(marker)
     return canonical_number(tail) if found else None

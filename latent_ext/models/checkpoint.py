@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a local directory or a Hub repository, safetensors only, every tensor accounted for."""
+"""Checkpoints on disk: a local directory or a Hub repository, safetensors only, every tensor checked."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class CheckpointError(ValueError):
 def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     """The local directory of a checkpoint; a Hub id is downloaded once and then read offline from the cache.
 
-    Raises
-    ------
-    CheckpointError
-        If there is neither such a directory nor such a repository, or the Hub cannot be reached and nothing is cached.
+    Raises:
+        CheckpointError: if there is neither such a directory nor such a repository, or the Hub cannot be
+            reached and nothing is cached.
     """
     local = Path(path_or_hub_id).expanduser()
     if local.is_dir():
@@ -40,7 +39,9 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"model: {name!r} is not in the local cache and could not be downloaded: {reason}") from None
+        raise CheckpointError(
+            f"model: {name!r} is not in the local cache and could not be downloaded: {reason}"
+        ) from None
 
 
 def read_config(directory: Path) -> dict:
@@ -58,7 +59,7 @@ def read_config(directory: Path) -> dict:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, from ``model.safetensors`` or the shards of ``model.safetensors.index.json``."""
+    """All tensors of a checkpoint: ``model.safetensors``, or the shards that its index names."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
@@ -87,32 +88,32 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"model: {path} is truncated or not a safetensors file: {error}") from None
 
 
-def load_into(module: nn.Module, tensors: dict[str, Tensor], *, tied: tuple[str, ...] = (), source: str = "") -> None:
+def load_into(
+    module: nn.Module, tensors: dict[str, Tensor], *, tied: tuple[str, ...] = (), source: str = ""
+) -> None:
     """Copies ``tensors`` into ``module``, demanding that every parameter is found with its own shape.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Freshly built from the checkpoint's config.
-    tensors : dict of str to Tensor
-        Values are cast to the module's dtype.
-    tied : tuple of str
-        Names that share another parameter's storage and may be absent.
-    source : str
-        Named in errors.
+    Args:
+        module: freshly built from the checkpoint's config.
+        tensors: by name; values are cast to the module's dtype.
+        tied: names that share another parameter's storage and may be absent.
+        source: named in errors.
 
-    Raises
-    ------
-    CheckpointError
-        Naming the first tensor that is missing, superfluous, misshapen or not floating point.
+    Raises:
+        CheckpointError: naming the first tensor that is missing, superfluous, misshapen or not floating
+            point.
     """
     expected = dict(module.named_parameters())
-    given = {name: tensor for name, tensor in tensors.items() if not _IGNORABLE.search(name) and name not in tied}
+    given = {
+        name: tensor for name, tensor in tensors.items() if not _IGNORABLE.search(name) and name not in tied
+    }
     for name, parameter in expected.items():
         if name in tied:
             continue
         if name not in given:
-            raise CheckpointError(f"checkpoint {source}: tensor {name!r} of shape {tuple(parameter.shape)} is missing")
+            raise CheckpointError(
+                f"checkpoint {source}: tensor {name!r} of shape {tuple(parameter.shape)} is missing"
+            )
         tensor = given.pop(name)
         if tensor.shape != parameter.shape:
             raise CheckpointError(
@@ -120,7 +121,9 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], *, tied: tuple[str,
                 f"the config asks for {tuple(parameter.shape)}"
             )
         if not tensor.is_floating_point():
-            raise CheckpointError(f"checkpoint {source}: tensor {name!r} has dtype {tensor.dtype}; floats are needed")
+            raise CheckpointError(
+                f"checkpoint {source}: tensor {name!r} has dtype {tensor.dtype}; floats are needed"
+            )
         with torch.no_grad():
             parameter.copy_(tensor)
     if given:

@@ -1,7 +1,7 @@
 """COCONUT: the last hidden state itself is the next input (Hao et al., arXiv 2412.06769).
 
-Layout and prompt are those of LatentTTS (arXiv 2510.07745): ``question + "\\n<|start-latent|>"``, six thoughts,
-``<|end-latent|>``, then ``### answer``.
+Layout and prompt are those of LatentTTS (arXiv 2510.07745): ``question + "\\n<|start-latent|>"``, six
+thoughts, ``<|end-latent|>``, then ``### answer``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from latent_ext.models.answers import answer_after_marker
 from latent_ext.models.family import LatentIds, ThoughtHead, single_token_id
@@ -18,10 +19,8 @@ from latent_ext.models.family import LatentIds, ThoughtHead, single_token_id
 class Coconut:
     """COCONUT on GPT-2.
 
-    Parameters
-    ----------
-    latent_length : int, default 6
-        Number of thoughts T.
+    Attributes:
+        latent_length: number of thoughts T.
     """
 
     latent_length: int = 6
@@ -30,11 +29,11 @@ class Coconut:
     def prompt(self, question: str) -> str:
         return f"{question}\n<|start-latent|>"
 
-    def ids(self, tokenizer: object) -> LatentIds:
-        eos = tokenizer.eos_token_id  # type: ignore[attr-defined]
+    def ids(self, tokenizer: PreTrainedTokenizerBase) -> LatentIds:
+        eos = tokenizer.eos_token_id
         if eos is None:
             raise ValueError("tokenizer: has no eos token; an answer would never end")
-        pad = tokenizer.pad_token_id  # type: ignore[attr-defined]
+        pad = tokenizer.pad_token_id
         return LatentIds(
             start=single_token_id(tokenizer, "<|start-latent|>"),
             end=single_token_id(tokenizer, "<|end-latent|>"),

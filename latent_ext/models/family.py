@@ -1,7 +1,7 @@
 """What a family of latent reasoning models has to say about itself.
 
-A family answers four questions: which tokens frame the latent phase, how the next thought is formed from the last
-hidden state, when the phase ends, and how an answer is read. Engines know nothing else about a family.
+A family answers four questions: which tokens frame the latent phase, how the next thought is formed from the
+last hidden state, when the phase ends, and how an answer is read. Engines know nothing else about a family.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,14 @@ class LatentIds:
 
 @dataclass(frozen=True)
 class ThoughtHead:
-    """How z_{t+1} is formed from the final-norm hidden state: linear parts first, then what ``next_thought`` fuses.
+    """How z_{t+1} is formed from the final-norm hidden state: linear parts, then what ``next_thought`` fuses.
 
-    Attributes
-    ----------
-    linear : callable or None
-        (rows, hidden) -> (rows, hidden); None feeds the hidden state itself (COCONUT).
-    norm : {"none", "layer", "rms"}
-        Norm applied by ``next_thought`` after ``linear``.
-    weight, bias : Tensor (hidden,) or None
-    eps, scale : float
+    Attributes:
+        linear: (rows, hidden) -> (rows, hidden); None feeds the hidden state itself (COCONUT).
+        norm: "none", "layer" or "rms": applied by ``next_thought`` after ``linear``.
+        weight, bias: (hidden,) parameters of the norm, or None.
+        eps: of the norm.
+        scale: factor on the normed vector, before noise is added.
     """
 
     linear: Callable[[Tensor], Tensor] | None = None
@@ -49,13 +48,18 @@ class ThoughtHead:
 class Family(Protocol):
     """One short file per family implements this (``latent_ext/models/coconut.py`` is the example)."""
 
-    name: str
-    latent_length: int
+    @property
+    def name(self) -> str:
+        """What ``load(family=...)`` calls it."""
+
+    @property
+    def latent_length(self) -> int:
+        """Number of thoughts T."""
 
     def prompt(self, question: str) -> str:
         """Text given to the tokenizer; it ends with the token whose pass yields the first thought."""
 
-    def ids(self, tokenizer: object) -> LatentIds:
+    def ids(self, tokenizer: PreTrainedTokenizerBase) -> LatentIds:
         """Token ids looked up in the tokenizer, never taken from a config."""
 
     def thought_head(self, model: nn.Module) -> ThoughtHead:
@@ -65,15 +69,15 @@ class Family(Protocol):
         """Canonical answer in the decoded answer text; None where there is none."""
 
 
-def single_token_id(tokenizer: object, token: str) -> int:
+def single_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of ``token``, which the tokenizer must encode to exactly that one id."""
-    encoded = tokenizer.encode(token, add_special_tokens=False)  # type: ignore[attr-defined]
-    token_id = tokenizer.convert_tokens_to_ids(token)  # type: ignore[attr-defined]
+    encoded = tokenizer.encode(token, add_special_tokens=False)
+    token_id = tokenizer.convert_tokens_to_ids(token)
     if len(encoded) != 1 or encoded[0] != token_id:
         raise ValueError(f"tokenizer: {token!r} encodes to {encoded}; it must be one added token")
-    return int(token_id)
+    return int(encoded[0])
 
 
-def prompt_ids(tokenizer: object, text: str) -> Tensor:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """int64 (length,) ids of a prompt, with the tokenizer's default special tokens."""
-    return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)  # type: ignore[operator]
+    return torch.tensor(tokenizer(text)["input_ids"], dtype=torch.int64)

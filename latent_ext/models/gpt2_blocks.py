@@ -1,11 +1,11 @@
-"""The pieces of a GPT-2 body that the "modules" engine composes: Hugging Face's own linears, our fused ops between.
+"""The pieces of a GPT-2 body that engine="modules" composes: Hugging Face's linears, fused ops between.
 
 Pre-norm transformers differ only in these pieces, so an engine written over them serves every such family.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import GPT2Model
@@ -23,10 +23,9 @@ class Norm(NamedTuple):
 class GPT2Blocks:
     """GPT-2 in pieces (Radford et al. 2019; names of ``transformers.GPT2Model``).
 
-    Parameters
-    ----------
-    model : GPT2Model
-        In eval mode; its modules are used as they are, so adapters or quantised linears inside keep working.
+    Args:
+        model: in eval mode; its modules are used as they are, so adapters or quantised linears inside keep
+            working.
     """
 
     def __init__(self, model: GPT2Model) -> None:
@@ -38,14 +37,17 @@ class GPT2Blocks:
         self.head_dim = self.hidden_size // self.heads
         self.max_positions = int(config.n_positions)
         # norms[2 * l] is read by layer l's attention, norms[2 * l + 1] by its MLP, the last one is ln_f.
-        modules = [norm for block in model.h for norm in (block.ln_1, block.ln_2)] + [model.ln_f]
+        self._layers: Any = model.h  # nn.ModuleList has no element type
+        modules: list[Any] = [norm for block in self._layers for norm in (block.ln_1, block.ln_2)] + [
+            model.ln_f
+        ]
         self.norms = [Norm("layer", norm.weight, norm.bias, float(norm.eps)) for norm in modules]
         base = self.head_dim**-0.5 if config.scale_attn_weights else 1.0
         by_layer = config.scale_attn_by_inverse_layer_idx
         self.scales = [base / (layer + 1) if by_layer else base for layer in range(self.layers)]
 
     def token_embedding(self, tokens: Tensor) -> Tensor:
-        """int64 (...) -> (..., hidden): what a token, or a thought in its place, feeds before positions are added."""
+        """int64 (...) -> (..., hidden): what a token, or a thought in its place, feeds before positions."""
         return self.model.wte(tokens)
 
     def embed(self, inputs: Tensor, positions: Tensor) -> Tensor:
@@ -53,17 +55,17 @@ class GPT2Blocks:
         return inputs + self.model.wpe(positions)
 
     def query_key_value(self, layer: int, normed: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """normed (rows, hidden) -> three tensors (rows, heads, head_dim); GPT-2 does not rotate, so positions are unused."""
-        projected = self.model.h[layer].attn.c_attn(normed)
+        """normed (rows, hidden) -> three (rows, heads, head_dim); GPT-2 does not rotate by positions."""
+        projected = self._layers[layer].attn.c_attn(normed)
         shape = (normed.shape[0], self.heads, self.head_dim)
         query, key, value = (part.reshape(shape) for part in projected.split(self.hidden_size, dim=1))
         return query, key, value
 
     def attention_output(self, layer: int, context: Tensor) -> Tensor:
         """context (rows, heads, head_dim) -> (rows, hidden), before dropout and residual."""
-        return self.model.h[layer].attn.c_proj(context.reshape(context.shape[0], self.hidden_size))
+        return self._layers[layer].attn.c_proj(context.reshape(context.shape[0], self.hidden_size))
 
     def mlp(self, layer: int, normed: Tensor) -> Tensor:
         """normed (rows, hidden) -> (rows, hidden), before dropout and residual."""
-        mlp = self.model.h[layer].mlp
+        mlp = self._layers[layer].mlp
         return mlp.c_proj(mlp.act(mlp.c_fc(normed)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from latent_ext.assets import SHIPPED_GENERATOR
 from latent_ext.models.checkpoint import CheckpointError, load_into, read_config, read_tensors, resolve
@@ -25,21 +26,18 @@ FAMILIES = {"coconut": Coconut}
 class LatentModel:
     """A generator: Hugging Face modules, tokenizer, family.
 
-    Attributes
-    ----------
-    hf : transformers.GPT2LMHeadModel
-        In eval mode.
-    tokenizer : transformers.PreTrainedTokenizerBase
-    family : Family
-    ids : LatentIds
-    name : str
-        What ``load`` was given.
-    weights_hash : str
-        First 16 hex digits of the BLAKE2b of all parameters; stored with everything trained on this generator.
+    Attributes:
+        hf: in eval mode.
+        tokenizer: the checkpoint's own.
+        family: how its latent phase is framed and its answers are read.
+        ids: token ids that frame the latent phase.
+        name: what ``load`` was given.
+        weights_hash: first 16 hex digits of the BLAKE2b of all parameters; stored with everything trained on
+            this generator.
     """
 
     hf: GPT2LMHeadModel
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     family: Family
     ids: LatentIds
     name: str
@@ -69,26 +67,27 @@ class LatentModel:
     def encode(self, question: str) -> Tensor:
         """int64 (length,) prompt ids of one question.
 
-        Raises
-        ------
-        ValueError
-            If the question is blank, or the prompt leaves no room for the thoughts, the end token and an answer.
+        Raises:
+            ValueError: if the question is blank, or the prompt leaves no room for thoughts, end token and
+                answer.
         """
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question: got {question!r}; a text that is not blank is needed")
         ids = prompt_ids(self.tokenizer, self.family.prompt(question))
         longest = self.max_positions - self.family.latent_length - 2
         if len(ids) > longest:
-            raise ValueError(f"question: its prompt has {len(ids)} tokens; this model takes at most {longest}")
+            raise ValueError(
+                f"question: its prompt has {len(ids)} tokens; this model takes at most {longest}"
+            )
         return ids.to(self.device)
 
     def unknown_words(self, question: str) -> list[str]:
         """Words that the tokenizer maps to its unknown token: a closed-vocabulary model cannot read them."""
         tokenizer = self.tokenizer
-        unknown = tokenizer.unk_token_id  # type: ignore[attr-defined]
+        unknown = tokenizer.unk_token_id
         if unknown is None or unknown == self.ids.eos:
             return []
-        encoded = tokenizer(question, return_offsets_mapping=True)  # type: ignore[operator]
+        encoded = tokenizer(question, return_offsets_mapping=True)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return [question[start:end].strip() for token, (start, end) in spans if token == unknown]
 
@@ -96,7 +95,7 @@ class LatentModel:
         """Text of answer tokens; an end-of-sequence token and what follows it are left out."""
         if self.ids.eos in tokens:
             tokens = tokens[: tokens.index(self.ids.eos)]
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined, no-any-return]
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def hash_weights(module: torch.nn.Module) -> str:
@@ -109,17 +108,23 @@ def hash_weights(module: torch.nn.Module) -> str:
 
 
 def gpt2_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Config:
-    """GPT2Config of a checkpoint, its table sizes taken from the tensors: added tokens are often not in the config."""
+    """GPT2Config of a checkpoint, table sizes taken from the tensors: configs often lack added tokens."""
     if config.get("model_type") != "gpt2":
-        raise CheckpointError(f"checkpoint {source}: model_type is {config.get('model_type')!r}; 'gpt2' is supported")
+        raise CheckpointError(
+            f"checkpoint {source}: model_type is {config.get('model_type')!r}; 'gpt2' is supported"
+        )
     tables = {}
     for name in ("transformer.wte.weight", "transformer.wpe.weight"):
         if name not in tensors:
             raise CheckpointError(f"checkpoint {source}: tensor {name!r} is missing")
         if tensors[name].dim() != 2:
-            raise CheckpointError(f"checkpoint {source}: tensor {name!r} has {tensors[name].dim()} dimensions; 2 are needed")
+            raise CheckpointError(
+                f"checkpoint {source}: tensor {name!r} has {tensors[name].dim()} dimensions; 2 are needed"
+            )
         tables[name] = tensors[name].shape[0]
-    known = {key: value for key, value in config.items() if key not in ("architectures", "dtype", "torch_dtype")}
+    known = {
+        key: value for key, value in config.items() if key not in ("architectures", "dtype", "torch_dtype")
+    }
     known |= {"vocab_size": tables["transformer.wte.weight"], "n_positions": tables["transformer.wpe.weight"]}
     try:
         return GPT2Config(**known)
@@ -138,35 +143,27 @@ def load(
 ) -> LatentModel:
     """Loads a latent reasoning model.
 
-    Parameters
-    ----------
-    path_or_hub_id : str or Path, default "shipped"
-        A directory, a Hub id (offline once cached), or "shipped" for the small model in the package.
-    family : {"coconut"}, optional
-        Default: by the architecture that config.json names.
-    latent_length : int, optional
-        Number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
-    dtype : torch.dtype, default torch.float32
-        Storage of the weights; always set, since checkpoints differ.
-    device : default "cpu"
-    revision : str, optional
-        Hub revision.
+    Args:
+        path_or_hub_id: a directory, a Hub id (offline once cached), or "shipped" for the small model in the
+            package.
+        family: "coconut". Default: by the architecture that config.json names.
+        latent_length: number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
+        dtype: storage of the weights; always set, since checkpoints differ.
+        device: where the model will be.
+        revision: Hub revision.
 
-    Returns
-    -------
-    LatentModel
+    Returns:
+        The model, in eval mode and without gradients.
 
-    Raises
-    ------
-    CheckpointError
-        One sentence that names the file or tensor at fault.
+    Raises:
+        CheckpointError: one sentence that names the file or tensor at fault.
+        ValueError: for an unknown family or a latent_length that is no whole number >= 1.
 
-    Examples
-    --------
-    >>> import latent_ext
-    >>> model = latent_ext.load()
-    >>> model.family.name
-    'coconut'
+    Example:
+        >>> import latent_ext
+        >>> model = latent_ext.load()
+        >>> model.family.name
+        'coconut'
     """
     source = str(path_or_hub_id)
     directory = SHIPPED_GENERATOR if source == "shipped" else resolve(path_or_hub_id, revision=revision)
@@ -182,7 +179,9 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(
+            f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}"
+        ) from None
     chosen = FAMILIES[name](latent_length=steps) if steps else FAMILIES[name]()
     ids = chosen.ids(tokenizer)
     for role in ("start", "end", "eos"):
@@ -191,7 +190,8 @@ def load(
                 f"checkpoint {source}: token id {getattr(ids, role)} ({role}) is outside the embedding of "
                 f"{hf_config.vocab_size} rows"
             )
-    hf = GPT2LMHeadModel(hf_config).to(dtype)
+    hf: Any = GPT2LMHeadModel(hf_config)  # Any: its decorated .to() has lost its signature
+    hf.to(dtype)
     load_into(hf, tensors, tied=("lm_head.weight",), source=source)
     hf.tie_weights()
     hf.eval().requires_grad_(False)

@@ -30,15 +30,14 @@ class LatentRMModule(nn.Module):
 class LatentRM:
     """A reward on thoughts: the score of step t is the head's output at the position of z_t.
 
-    The prompt is read with its real positions; the thoughts follow as they were fed to the generator. A trajectory's
-    score is the sum of its step scores, as published.
+    The prompt is read with its real positions; the thoughts follow as they were fed to the generator. A
+    trajectory's score is the sum of its step scores, as published.
 
-    Attributes
-    ----------
-    module : LatentRMModule
-        In eval mode.
-    trained_on : dict
-        Sampler, scope, sites and generator hash of the trajectories it was trained on (empty if not recorded).
+    Attributes:
+        module: in eval mode.
+        name: what `load_reward` was given.
+        trained_on: sampler, scope, sites and generator hash of the trajectories it was trained on (empty if
+            not recorded).
     """
 
     module: LatentRMModule

@@ -40,7 +40,11 @@ class Trajectory:
 
     def to_dict(self) -> dict[str, Any]:
         fields = ("index", "answer", "text", "logprob", "finished", "score", "step_scores", "error")
-        return {name: getattr(self, name) for name in fields if getattr(self, name) is not None or name == "answer"}
+        return {
+            name: getattr(self, name)
+            for name in fields
+            if getattr(self, name) is not None or name == "answer"
+        }
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Result:
         select: the selection rule.
         chosen: index of the chosen trajectory; None where nothing could be chosen.
         votes: weight of each answer among the decoded trajectories, heaviest first.
-        settings: everything that the numbers depend on (sampler, scope, sites, p, sigma, seed, n, engine, model).
+        settings: everything that the numbers depend on: sampler, scope, sites, p, sigma, seed, n, engine,
+            model.
     """
 
     question: str

@@ -1,7 +1,7 @@
 """Selection rules. Each takes answers and scores by trajectory and names the chosen trajectory.
 
-Answers are canonical texts; None (no parsable answer) never votes. A score that is None, NaN or infinite is never
-selected and carries no weight. Ties always go to the smaller trajectory index.
+Answers are canonical texts; None (no parsable answer) never votes. A score that is None, NaN or infinite is
+never selected and carries no weight. Ties always go to the smaller trajectory index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Selection:
 
 
 def majority_vote(answers: Sequence[str | None], scores: Sequence[float | None] | None = None) -> Selection:
-    """The most frequent answer (self-consistency, Wang et al. 2023); a tie goes to the answer that was first seen.
+    """The most frequent answer (self-consistency, Wang et al. 2023); a tie goes to the answer seen first.
 
     The chosen trajectory is the first that gave the winning answer, or, with scores, the best-scored one.
 
@@ -36,7 +36,7 @@ def majority_vote(answers: Sequence[str | None], scores: Sequence[float | None] 
 
 
 def weighted_vote(answers: Sequence[str | None], scores: Sequence[float | None]) -> Selection:
-    """Answers weighted by the softmax of their trajectories' scores at temperature 1; weights sum to at most 1.
+    """Answers weighted by the softmax of their trajectories' scores at temperature 1; at most 1 in sum.
 
     Independent measurements found it above best-of-N with published LatentRMs at large N.
 
@@ -84,8 +84,9 @@ def _vote(
     winner = next(iter(votes))
     voters = [n for n, answer in enumerate(answers) if answer == winner and weights[n] > 0.0]
     if scores is not None and any(score is not None for score in scores):
-        known = {n: _finite(scores[n]) for n in voters}
-        voters.sort(key=lambda n: -math.inf if known[n] is None else known[n], reverse=True)
+        known = [_finite(score) for score in scores]
+        # sort() is stable in reverse too: ties stay in order of the trajectories.
+        voters.sort(key=lambda n: value if (value := known[n]) is not None else -math.inf, reverse=True)
     return Selection(voters[0], votes)
 
 

@@ -66,8 +66,8 @@ def solve(
         progress: called with (trajectories done, trajectories in all).
 
     Returns:
-        One `Result` per question, in order. A trajectory with a thought or score that is not finite is reported by a
-        warning and in `Trajectory.error`, and never selected.
+        One `Result` per question, in order. A trajectory with a thought or score that is not finite is
+        reported by a warning and in `Trajectory.error`, and never selected.
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
@@ -75,7 +75,7 @@ def solve(
     Example:
         >>> import latent_ext
         >>> model, reward = latent_ext.load(), latent_ext.load_reward()
-        >>> result = latent_ext.solve(model, "Mia has 19 apples. ...", n=16, reward=reward)[0]  # doctest: +SKIP
+        >>> result = latent_ext.solve(model, "Mia has 19 ...", n=16, reward=reward)[0]  # doctest: +SKIP
         >>> result.answer, result.best.score  # doctest: +SKIP
     """
     texts = [questions] if isinstance(questions, str) else list(questions)
@@ -119,7 +119,9 @@ def solve(
     trajectories: list[list[Trajectory]] = [[] for _ in texts]
     done, total = 0, n * len(texts)
     lengths = [len(prompt) for prompt in prompts]
-    limits = [min(max_answer_tokens, model.max_positions - len(p) - model.family.latent_length) for p in prompts]
+    limits = [
+        min(max_answer_tokens, model.max_positions - len(p) - model.family.latent_length) for p in prompts
+    ]
     chunks = plan(
         lengths,
         limits,
@@ -164,7 +166,7 @@ class _Run:
         for first, last in chunk.parts:
             request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
             run = self.engine.sample(request, cache)
-            scores = None if self.reward is None else self.engine.score(self.reward, run, reward_cache)  # type: ignore[arg-type]
+            scores = None if self.reward is None else self.engine.score(self.reward, run, reward_cache)
             part = self._describe(run.thoughts, scores, request.keys, first)
             rows = self._rows_to_decode(part)
             answers = self.engine.answer(
@@ -215,14 +217,15 @@ class _Run:
         for b, listed in enumerate(part):
             usable = [n for n, trajectory in enumerate(listed) if trajectory.error is None]
             if not self.decode_all:
-                usable = sorted(usable, key=lambda n: (-(listed[n].score or 0.0), n))[:1]  # noqa: B023
+                usable = sorted(usable, key=lambda n: (-(listed[n].score or 0.0), n))[:1]
             rows += [b * len(listed) + n for n in sorted(usable)]
         return torch.tensor(rows, dtype=torch.int64)
 
     def _report(self, question: int, listed: list[Trajectory]) -> None:
         for trajectory in listed:
             if trajectory.error is not None:
-                message = f"question {question}, trajectory {trajectory.index}: {trajectory.error}; it is not selected"
+                place = f"question {question}, trajectory {trajectory.index}"
+                message = f"{place}: {trajectory.error}; it is not selected"
                 warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
@@ -237,7 +240,8 @@ def _check_reward(model: LatentModel, reward: LatentRM) -> None:
     blocks = reward.blocks
     if blocks.hidden_size != model.blocks.hidden_size:
         raise ValueError(
-            f"reward: reads thoughts of size {blocks.hidden_size}; this model's have {model.blocks.hidden_size}"
+            f"reward: reads thoughts of size {blocks.hidden_size}; "
+            f"this model's have {model.blocks.hidden_size}"
         )
     if blocks.max_positions < model.max_positions:
         raise ValueError(

@@ -1,0 +1,183 @@
+"""What the commands print and how they end."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from latent_ext.cli.progress import reporting
+from latent_ext.cli.strict_json import strict_json
+from latent_ext.rewards import LatentRM
+
+QUESTION = "Omar has 23 stones. He loses 6. How many stones does Omar have now?"
+OTHER = "Anna starts with 12 tickets. She loses 1. How many tickets does Anna have now?"
+
+
+def strict(text: str) -> dict:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("command", ["solve", "demo", "info"])
+def test_help_shows_each_example_on_a_line_of_its_own(call: Callable, command: str) -> None:
+    called = call(command, "--help")
+    assert called.code == 0
+    lines = [line.strip() for line in called.out.splitlines()]
+    first = lines.index("Examples:")
+    examples = [line for line in lines[first + 1 : first + 9] if line and not line.startswith("╭")]
+    shown = examples[: next((i for i, line in enumerate(examples) if line.startswith("│")), None)]
+    assert len(shown) >= 2
+    assert all(line.startswith("latent-ext ") for line in shown)
+
+
+def test_info_is_one_strict_object_that_names_the_chosen_engine(call: Callable) -> None:
+    called = call("info", "--json")
+    assert called.code == 0
+    found = strict(called.out)
+    assert found["engine"] in [engine["name"] for engine in found["engines"] if engine["usable"]]
+    assert found["torch"] == torch.__version__
+
+
+def test_info_is_a_table_for_people(call: Callable) -> None:
+    called = call("info")
+    assert called.code == 0
+    assert "cpu level" in called.out
+    assert called.err == ""
+
+
+def test_json_is_one_object_per_question_and_nothing_else(call: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"id": "a", "question": QUESTION, "answer": 17}) + f'\n"{OTHER}"\n')
+    called = call("solve", "--file", str(path), "--reward", "none", "--n", "2", "--json")
+    assert called.code == 0
+    assert called.err == ""
+    first, second = (strict(line) for line in called.out.splitlines())
+    assert (first["id"], first["gold"], first["question"]) == ("a", "17", QUESTION)
+    assert (second["id"], second["gold"], second["question"]) == ("2", None, OTHER)
+    assert len(first["trajectories"]) == first["settings"]["n"] == 2
+
+
+def test_a_dash_reads_json_lines_from_standard_input(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f'{{"question": "{QUESTION}"}}\n'))
+    called = call("solve", "-", "--reward", "none", "--n", "1", "--json")
+    assert called.code == 0
+    assert strict(called.out)["question"] == QUESTION
+
+
+def test_a_question_is_answered_for_people(call: Callable) -> None:
+    called = call("solve", QUESTION, "--reward", "none", "--n", "2")
+    assert called.code == 0
+    assert QUESTION in " ".join(called.out.split())
+    assert "majority of 2 trajectories" in called.out
+
+
+def test_a_reward_makes_best_of_n_the_default_and_the_score_is_reported(
+    call: Callable, latent_rm_directory: Path
+) -> None:
+    called = call("solve", QUESTION, "--reward", str(latent_rm_directory), "--n", "3", "--json")
+    assert called.code == 0
+    result = strict(called.out)
+    scores = [trajectory["score"] for trajectory in result["trajectories"]]
+    assert result["select"] == "best_of_n"
+    assert result["score"] == max(scores) == scores[result["chosen"]]
+
+
+def test_scores_that_are_not_finite_become_null_and_are_warned_of(
+    call: Callable, latent_rm: LatentRM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = copy.deepcopy(latent_rm)
+    broken.module.classifier.bias.fill_(float("nan"))
+    monkeypatch.setattr("latent_ext.cli.solve.load_reward", lambda _: broken)
+    called = call("solve", QUESTION, "--reward", "broken", "--n", "2", "--json")
+    assert called.code == 0
+    result = strict(called.out)
+    assert result["answer"] is None
+    assert result["trajectories"][0]["step_scores"] == [None] * 6
+    assert "latent-ext: warning: question 0, trajectory 0: the score is not finite" in called.err
+
+
+def test_words_outside_the_vocabulary_are_warned_of_on_standard_error(call: Callable) -> None:
+    called = call("solve", "Omar has 23 zeppelins.", "--reward", "none", "--n", "1", "--json")
+    assert called.code == 0
+    assert "zeppelins" in called.err
+    assert len(called.out.splitlines()) == 1
+
+
+def test_a_demo_of_one_problem_is_strict_json(
+    call: Callable, latent_rm: LatentRM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    called = call("demo", "--limit", "1", "--n", "2", "--json")
+    assert called.code == 0
+    shown = strict(called.out)
+    assert shown["problems"] == 1
+    assert all(row["standard_error"] is None for row in shown["rows"])
+
+
+def test_a_demo_is_a_table_for_people(
+    call: Callable, latent_rm: LatentRM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    called = call("demo", "--limit", "2", "--n", "2", "--seeds", "2")
+    assert called.code == 0
+    assert "coverage (a perfect selector)" in called.out
+
+
+def test_an_interrupt_exits_with_130(call: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_settings: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("latent_ext.cli.solve.run_solve", interrupted)
+    called = call("solve", QUESTION, "--reward", "none")
+    assert called.code == 130
+    assert "Traceback" not in called.err
+
+
+def test_a_closed_pipe_ends_the_run_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "latent_ext.cli.app", "info", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
+def test_the_installed_module_answers_a_malformed_call_with_one_line() -> None:
+    command = [sys.executable, "-m", "latent_ext.cli.app", "solve", "--bogus"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "latent-ext: error: No such option: --bogus\n"
+
+
+@pytest.mark.parametrize(("seconds", "appears"), [(1.9, False), (2.1, True)])
+def test_progress_appears_after_two_seconds_and_never_on_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float, appears: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = iter([0.0, seconds])
+    monkeypatch.setattr("latent_ext.cli.progress._now", lambda: next(clock))
+    with reporting("counting") as report:
+        report(1, 2)
+        print("a result")
+    out, err = capsys.readouterr()
+    assert out == "a result\n"
+    assert ("counting" in err) == appears
+
+
+def test_strict_json_has_no_nan_and_no_infinity() -> None:
+    value = {"a": [float("nan"), 1.5, (float("-inf"),)], "b": None, "c": "NaN"}
+    assert strict(strict_json(value)) == {"a": [None, 1.5, [None]], "b": None, "c": "NaN"}

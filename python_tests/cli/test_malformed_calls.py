@@ -1,0 +1,115 @@
+"""Every malformed call: one clear line on standard error, exit code 2, nothing on standard output."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+QUESTION = "Omar has 23 stones. He loses 6. How many stones does Omar have now?"
+SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--bogus",), "--bogus"),
+        (("resolve",), "resolve"),
+        (("solve", "--bogus"), "--bogus"),
+        (("solve", QUESTION, "more"), "more"),
+        (("solve",), "question"),
+        (("solve", QUESTION, "--file", "problems.jsonl"), "not both"),
+        (("solve", QUESTION, "--n", "many"), "--n"),
+        (("solve", QUESTION, "--seed", "1.5"), "--seed"),
+        ((*SOLVE, "--n", "0"), "n: got 0"),
+        ((*SOLVE, "--n", "-3"), "n: got -3"),
+        ((*SOLVE, "--sampler", "dropout"), "sampler: got 'dropout'"),
+        ((*SOLVE, "--sampler", "dropout:1.5"), "p: got 1.5"),
+        ((*SOLVE, "--sampler", "noise:nan"), "sigma: got nan"),
+        ((*SOLVE, "--scope", "prompt"), "scope: got 'prompt'"),
+        ((*SOLVE, "--select", "first"), "select: got 'first'"),
+        ((*SOLVE, "--select", "best_of_n"), "needs a reward"),
+        ((*SOLVE, "--engine", "warp"), "engine: got 'warp'"),
+        ((*SOLVE, "--temperature", "-1"), "temperature: got -1.0"),
+        ((*SOLVE, "--temperature", "nan"), "temperature: got nan"),
+        ((*SOLVE, "--seed", str(1 << 64)), "seed: got"),
+        ((*SOLVE, "--max-answer-tokens", "0"), "max_answer_tokens: got 0"),
+        ((*SOLVE, "--model", "no/such/directory"), "model: 'no/such/directory'"),
+        ((*SOLVE, "--reward", "no/such/directory"), "no/such/directory"),
+        (("solve", "  ", "--reward", "none"), "not blank"),
+        (("solve", "\udcff", "--reward", "none"), "question"),
+        (("solve", "Omar has 23 stones. " * 300, "--reward", "none"), "tokens; this model takes at most"),
+        (("solve", "--file", "no_such_file.jsonl"), "no_such_file.jsonl cannot be read"),
+        (("info", "more"), "more"),
+    ],
+)
+def test_a_malformed_call_names_what_is_wrong(
+    refused: Callable[..., str], arguments: tuple[str, ...], named: str
+) -> None:
+    assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--split", "train"), "allowed are test_2_5, test_5, test_6, valid"),
+        (("--split", "../problems/valid"), "split: got"),
+        (("--limit", "0"), "limit: got 0"),
+        (("--limit", "-5"), "limit: got -5"),
+        (("--seeds", "0"), "seeds: got 0"),
+        (("--n", "0"), "n: got 0"),
+        (("--sampler", "salt"), "sampler: got 'salt'"),
+        (("--engine", "warp"), "engine: got 'warp'"),
+    ],
+)
+def test_a_malformed_demo_computes_nothing(
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    latent_rm: object,
+    arguments: tuple[str, ...],
+    named: str,
+) -> None:
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    assert named in refused("demo", *arguments)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"question": ""}', '{"question": "q", "answer": NaN}', "7"])
+def test_a_bad_line_is_named_with_its_file(refused: Callable[..., str], tmp_path: Path, line: str) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(f'{{"question": "7"}}\n\n{line}\n', encoding="utf-8")
+    assert f"{path}, line 3" in refused("solve", "--file", str(path))
+
+
+def test_an_empty_file_a_directory_and_bytes_that_are_no_text_are_refused(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n")
+    assert "holds no problem" in refused("solve", "--file", str(path))
+    path.write_bytes(b"\xff\xfe\n")
+    assert f"{path} cannot be read" in refused("solve", "--file", str(path))
+    assert f"{tmp_path} cannot be read" in refused("solve", "--file", str(tmp_path))
+
+
+def test_a_bad_line_on_standard_input_is_named(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('"7"\nnot json\n'))
+    assert "line 2 is not JSON" in refused("solve", "-")
+
+
+def test_standard_input_that_is_no_text_is_refused(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    assert "cannot be read" in refused("solve", "-")
+
+
+def test_no_command_shows_the_help_and_fails(call: Callable) -> None:
+    called = call()
+    assert called.code == 2
+    assert "solve" in called.out
+    assert called.err == ""

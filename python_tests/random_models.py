@@ -1,0 +1,135 @@
+"""Small random generators and LatentRMs, the questions they are asked, and one way to run an engine on them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model
+
+from latent_ext.assets import SHIPPED_GENERATOR
+from latent_ext.engine.base import Answers, Engine, LatentRequest, LatentRun
+from latent_ext.engine.choose import ENGINES
+from latent_ext.models.coconut import Coconut
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.ops import question_key, trajectory_keys
+from latent_ext.ops.philox import gumbels
+from latent_ext.ops.sites import TOKEN
+from latent_ext.ops.tolerances import tolerance
+from latent_ext.rewards.latent_rm import LatentRM, LatentRMModule
+from latent_ext.samplers import Sampler
+
+TOKENIZER = AutoTokenizer.from_pretrained(SHIPPED_GENERATOR)
+MAX_TOKENS = 5
+SEED = -0x7EDCBA9876543210
+
+# Prompts of different lengths, so that every batch of them is ragged.
+QUESTIONS = (
+    "Omar has 23 stones. He loses 6. He finds 9 more. How many stones does Omar have now?",
+    "Anna starts with 12 tickets. She loses 1.",
+    "7",
+)
+
+
+def _config(positions: int, **changes: object) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=len(TOKENIZER), n_positions=positions, n_embd=48, n_layer=2, n_head=4, bos_token_id=0,
+        eos_token_id=0, **changes,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
+    # Larger than GPT-2's initial weights: attention and norms must matter for the comparison to mean anything.
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * 0.12
+        parameter.copy_(1.0 + noise if ".ln_" in name and name.endswith("weight") else noise)
+
+
+def random_model(
+    generator: torch.Generator, *, dtype: torch.dtype = torch.float32, positions: int = 64, latent_length: int = 4
+) -> LatentModel:
+    """A generator of 2 layers, hidden 48, 4 heads, with the shipped tokenizer."""
+    hf = GPT2LMHeadModel(_config(positions))
+    _randomise(hf, generator)
+    with torch.no_grad():
+        hf.transformer.wte.weight[0] *= 4.0  # answers often end before the limit
+    hf = hf.to(dtype).eval().requires_grad_(False)
+    family = Coconut(latent_length=latent_length)
+    return LatentModel(hf, TOKENIZER, family, family.ids(TOKENIZER), "random")
+
+
+def random_reward(
+    generator: torch.Generator, *, dtype: torch.dtype = torch.float32, positions: int = 64
+) -> LatentRM:
+    """A LatentRM of the same size."""
+    module = LatentRMModule(GPT2Model(_config(positions)))
+    _randomise(module, generator)
+    return LatentRM(module.to(dtype).eval().requires_grad_(False), "random")
+
+
+def keys_of(prompts: Sequence[Tensor], count: int) -> Tensor:
+    """int64 [prompts, count], the keys that `solve` gives to these prompts' trajectories."""
+    return trajectory_keys(torch.tensor([question_key(prompt) for prompt in prompts]), count)
+
+
+def make_engine(name: str, model: LatentModel, max_tokens: int = MAX_TOKENS) -> Engine:
+    return ENGINES[name](model, max_tokens)
+
+
+def sample(
+    engine: Engine, prompts: Sequence[Tensor], sampler: Sampler, count: int = 3, keys: Tensor | None = None
+) -> LatentRun:
+    """The latent phase of all prompts in one batch."""
+    keys = keys_of(prompts, count) if keys is None else keys
+    request = LatentRequest(prompts, keys, sampler, SEED)
+    return engine.sample(request, engine.read_prompts(prompts, sampler))
+
+
+def answer_all(engine: Engine, run: LatentRun, temperature: float = 0.0, max_tokens: int = MAX_TOKENS) -> Answers:
+    return engine.answer(run, torch.arange(run.rows), max_tokens=max_tokens, temperature=temperature)
+
+
+@torch.no_grad()
+def decided_tokens(
+    model: LatentModel, prompt: Tensor, thoughts: Tensor, tokens: list[int], key: Tensor, temperature: float = 0.0
+) -> int:
+    """How many leading tokens of an answer no rounding can change.
+
+    Reads prompt, thoughts [T, hidden] and the answer once in float64 and counts the tokens before the first one
+    whose lead over the second-best is within the table's "logit_gap".
+    """
+    hf = copy.deepcopy(model.hf).double()
+    written = torch.tensor([model.ids.end, *tokens])
+    embed = hf.transformer.wte
+    inputs = torch.cat([embed(prompt), thoughts.double(), embed(written)]).unsqueeze(0)
+    values = hf(inputs_embeds=inputs).logits[0, len(prompt) + len(thoughts) :]
+    if temperature > 0.0:
+        first = len(prompt) + len(thoughts) + 1
+        positions = torch.arange(first, first + len(values))
+        drawn = gumbels(SEED, key.expand(len(values)), positions, TOKEN, values.shape[1])
+        values = values / temperature + drawn
+    best = values.topk(2, dim=1).values
+    close = best[:, 0] - best[:, 1] <= tolerance("logit_gap", model.dtype).atol
+    return int(close.nonzero()[0]) if close.any() else len(values)
+
+
+def assert_same_answers(
+    model: LatentModel, run: LatentRun, actual: Answers, expected: Answers, temperature: float = 0.0
+) -> None:
+    """Answers are equal up to the first token that rounding may decide, of which there are few."""
+    count = run.request.trajectories
+    undecided = 0
+    for row, (got, wanted) in enumerate(zip(actual.tokens, expected.tokens, strict=True)):
+        b, n = divmod(row, count)
+        decided = decided_tokens(
+            model, run.request.prompts[b], run.thoughts[row], wanted, run.request.keys[b, n], temperature
+        )
+        assert got[:decided] == wanted[:decided], f"row {row}"
+        if decided > len(wanted):
+            assert (got, bool(actual.finished[row])) == (wanted, bool(expected.finished[row])), f"row {row}"
+        else:
+            undecided += 1
+    assert undecided <= max(2, len(expected.tokens) // 4)
