@@ -1,7 +1,7 @@
 """Every op against its PyTorch equivalent, in one run: `make bench` (pytest-benchmark).
 
-Shapes are those of GPT-2 small with 64 trajectories of one question. One thread, so that ratios hold on shared machines;
-compare medians within a group, never across runs. Results are checked for agreement before anything is timed.
+Shapes are those of GPT-2 small with 64 trajectories of one question. One thread, so that ratios hold on
+shared machines; compare medians within a group, never across runs. Results are checked before timing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def test_dropout_add_norm(benchmark, which: str) -> None:
     site = sites.layer_site(0, sites.MLP_OUTPUT)
 
     def ours(p: float = P) -> tuple[Tensor, Tensor]:
-        return ops.dropout_add_norm(branch, residual, weight, bias, **row, site=site, p=p, eps=1e-5, norm="layer")
+        return ops.dropout_add_norm(
+            branch, residual, weight, bias, **row, site=site, p=p, eps=1e-5, norm="layer"
+        )
 
     def theirs(p: float = P) -> tuple[Tensor, Tensor]:
         added = residual + functional.dropout(branch, p, training=True)
@@ -72,8 +74,19 @@ def test_next_thought(benchmark, which: str) -> None:
 
     def ours(sigma: float = 0.6) -> Tensor:
         ops.next_thought(
-            hidden, weight, bias, None, **row, eps=1e-5, norm="layer", scale=1.0, sigma=sigma, relative=False, step=0,
-            next_input=into, thoughts=store,
+            hidden,
+            weight,
+            bias,
+            None,
+            **row,
+            eps=1e-5,
+            norm="layer",
+            scale=1.0,
+            sigma=sigma,
+            relative=False,
+            step=0,
+            next_input=into,
+            thoughts=store,
         )
         return into
 
@@ -98,7 +111,17 @@ def test_prefix_decode_attention(benchmark, which: str) -> None:
 
     def ours() -> Tensor:
         return ops.prefix_decode_attention(
-            query, key, value, prefix_key, prefix_value, index, lengths, suffix_key, suffix_value, ancestry, suffix_len,
+            query,
+            key,
+            value,
+            prefix_key,
+            prefix_value,
+            index,
+            lengths,
+            suffix_key,
+            suffix_value,
+            ancestry,
+            suffix_len,
             HEAD_DIM**-0.5,
         )
 
@@ -108,7 +131,9 @@ def test_prefix_decode_attention(benchmark, which: str) -> None:
 
     def theirs() -> Tensor:
         copied_key[:, :, -1], copied_value[:, :, -1] = key, value
-        return functional.scaled_dot_product_attention(query.unsqueeze(2), copied_key, copied_value).squeeze(2)
+        return functional.scaled_dot_product_attention(query.unsqueeze(2), copied_key, copied_value).squeeze(
+            2
+        )
 
     assert_close(ours(), theirs(), "attention")
     _compare(benchmark, f"prefix_decode_attention {ROWS} rows, prompt {PROMPT}", which, ours, theirs)

@@ -38,13 +38,18 @@ def main() -> None:
     baseline = sum(greedy_flags) / len(greedy)
 
     rules = {
-        "coverage (a perfect selector)": lambda r, g, k: pass_at_k(len(r.answers), sum(correct_flags(r, g)), k),
+        "coverage (a perfect selector)": lambda r, g, k: pass_at_k(
+            len(r.answers), sum(correct_flags(r, g)), k
+        ),
         "majority vote": lambda r, g, k: selected_accuracy(latent_ext.majority_vote, r, g, k),
         "weighted vote, LatentRM": lambda r, g, k: selected_accuracy(latent_ext.weighted_vote, r, g, k),
         "best-of-N, LatentRM": lambda r, g, k: selected_accuracy(latent_ext.best_of_n, r, g, k),
     }
     curves = {
-        name: [estimate([[rule(r, g, k) for r, g in zip(pool, golds, strict=True)] for pool in pools]) for k in SIZES]
+        name: [
+            estimate([[rule(r, g, k) for r, g in zip(pool, golds, strict=True)] for pool in pools])
+            for k in SIZES
+        ]
         for name, rule in rules.items()
     }
     arguments.folder.mkdir(exist_ok=True)
@@ -56,7 +61,12 @@ def main() -> None:
             for k, point in zip(SIZES, points, strict=True):
                 low, high = point.interval
                 writer.writerow([name, k, f"{point.mean:.4f}", f"{low:.4f}", f"{high:.4f}"])
-    draw(curves, baseline, f"{len(problems)} held-out problems, {SHIPPED_SAMPLER}", arguments.folder / "scaling_curve.png")
+    draw(
+        curves,
+        baseline,
+        f"{len(problems)} held-out problems, {SHIPPED_SAMPLER}",
+        arguments.folder / "scaling_curve.png",
+    )
 
 
 def draw(curves, baseline: float, title: str, path: Path) -> None:
@@ -72,7 +82,9 @@ def draw(curves, baseline: float, title: str, path: Path) -> None:
         means = [100 * point.mean for point in points]
         axes.plot(SIZES, means, line, color=color, label=name, marker="o", markersize=3)
         low, high = zip(*(point.interval for point in points), strict=True)
-        axes.fill_between(SIZES, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0)
+        axes.fill_between(
+            SIZES, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0
+        )
     axes.axhline(100 * baseline, color="black", linewidth=0.8, linestyle=":", label="greedy, noise-free")
     axes.set_xscale("log", base=2)
     axes.set_xticks(SIZES, [str(size) for size in SIZES])

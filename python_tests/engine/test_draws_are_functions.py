@@ -1,7 +1,7 @@
 """Every random number is a function of seed, question, trajectory, position and site: nothing else moves it.
 
-The draws of a run are collected where they happen: at the ops in the "modules" engine, at `philox` in the "reference"
-engine. A mask or noise vector is then compared bit for bit by trajectory key, site and position.
+The draws of a run are collected where they happen: at the ops in the "modules" engine, at `philox` in the
+"reference" engine. A mask or noise vector is then compared bit for bit by trajectory key, site and position.
 """
 
 from __future__ import annotations
