@@ -23,6 +23,13 @@ _GRAMMAR = (
 )
 
 
+def _exact(value: float) -> str:
+    """The shorter text of `value` that reads back as the same number: a recorded sampler can be rebuilt."""
+    short = f"{value:g}"
+    text = short if float(short) == value else repr(float(value))
+    return text.replace("e+", "e")  # "+" joins two parts
+
+
 @dataclass(frozen=True)
 class MCDropout:
     """Monte-Carlo dropout (LatentTTS, arXiv 2510.07745, section 3.1: epistemic sampling).
@@ -52,7 +59,7 @@ class MCDropout:
             raise ValueError(f"sites: got {self.sites!r}; allowed are {', '.join(SITES)}")
 
     def __str__(self) -> str:
-        return f"dropout:{self.p:g}" + (":trajectory" if self.per == "trajectory" else "")
+        return f"dropout:{_exact(self.p)}" + (":trajectory" if self.per == "trajectory" else "")
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class GaussianNoise:
             raise ValueError(f"sigma: got {self.sigma!r}; a finite standard deviation >= 0 is needed")
 
     def __str__(self) -> str:
-        return f"noise:{self.sigma:g}" + (":relative" if self.relative else "")
+        return f"noise:{_exact(self.sigma)}" + (":relative" if self.relative else "")
 
 
 @dataclass(frozen=True)

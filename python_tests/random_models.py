@@ -49,7 +49,11 @@ def _randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def random_model(
-    generator: torch.Generator, *, dtype: torch.dtype = torch.float32, positions: int = 64, latent_length: int = 4
+    generator: torch.Generator,
+    *,
+    dtype: torch.dtype = torch.float32,
+    positions: int = 64,
+    latent_length: int = 4,
 ) -> LatentModel:
     """A generator of 2 layers, hidden 48, 4 heads, with the shipped tokenizer."""
     hf = GPT2LMHeadModel(_config(positions))
@@ -88,13 +92,20 @@ def sample(
     return engine.sample(request, engine.read_prompts(prompts, sampler))
 
 
-def answer_all(engine: Engine, run: LatentRun, temperature: float = 0.0, max_tokens: int = MAX_TOKENS) -> Answers:
+def answer_all(
+    engine: Engine, run: LatentRun, temperature: float = 0.0, max_tokens: int = MAX_TOKENS
+) -> Answers:
     return engine.answer(run, torch.arange(run.rows), max_tokens=max_tokens, temperature=temperature)
 
 
 @torch.no_grad()
 def decided_tokens(
-    model: LatentModel, prompt: Tensor, thoughts: Tensor, tokens: list[int], key: Tensor, temperature: float = 0.0
+    model: LatentModel,
+    prompt: Tensor,
+    thoughts: Tensor,
+    tokens: list[int],
+    key: Tensor,
+    temperature: float = 0.0,
 ) -> int:
     """How many leading tokens of an answer no rounding can change.
 

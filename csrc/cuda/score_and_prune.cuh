@@ -48,7 +48,8 @@ __device__ __forceinline__ int64_t clamp_row(int64_t row, int64_t low, int64_t h
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kScoreAndPruneThreads, 1) score_and_prune_kernel(ScoreAndPruneArguments<T> a) {
+__global__ void __launch_bounds__(kScoreAndPruneThreads, 1)
+    score_and_prune_kernel(ScoreAndPruneArguments<T> a) {
   const int lane = threadIdx.x % kWarpThreads, warp = threadIdx.x / kWarpThreads,
             warps = blockDim.x / kWarpThreads;
   // The host cannot look at offsets without waiting for the device; wrong ones must at least stay inside the

@@ -64,7 +64,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"model: {index} is not a safetensors index: {error}") from None
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise CheckpointError(f"model: {index} names a shard outside its own directory")

@@ -192,7 +192,8 @@ def load(
             )
     hf: Any = GPT2LMHeadModel(hf_config)  # Any: its decorated .to() has lost its signature
     hf.to(dtype)
-    load_into(hf, tensors, tied=("lm_head.weight",), source=source)
+    tied = ("lm_head.weight",) if hf_config.tie_word_embeddings else ()
+    load_into(hf, tensors, tied=tied, source=source)
     hf.tie_weights()
     hf.eval().requires_grad_(False)
     weights_hash = hash_weights(hf)

@@ -38,6 +38,10 @@ class Trajectory:
     thoughts: Tensor | None = None
     error: str | None = None
 
+    def forget_answer(self) -> None:
+        """Back to the state of a trajectory that was not decoded."""
+        self.text = self.answer = self.tokens = self.logprob = self.finished = None
+
     def to_dict(self) -> dict[str, Any]:
         fields = ("index", "answer", "text", "logprob", "finished", "score", "step_scores", "error")
         return {

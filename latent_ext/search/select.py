@@ -36,14 +36,16 @@ def majority_vote(answers: Sequence[str | None], scores: Sequence[float | None] 
 
 
 def weighted_vote(answers: Sequence[str | None], scores: Sequence[float | None]) -> Selection:
-    """Answers weighted by the softmax of their trajectories' scores at temperature 1; at most 1 in sum.
+    """Answers weighted by the softmax, at temperature 1, of the scores of the trajectories that gave one.
 
     Independent measurements found it above best-of-N with published LatentRMs at large N.
 
     >>> weighted_vote(["4", "5", "5"], [3.0, 0.0, 0.0]).chosen
     0
     """
-    finite = [_finite(score) for score in scores]
+    # Only voters enter the softmax: a far better score without an answer must not round all weights to zero.
+    pairs = zip(answers, scores, strict=True)
+    finite = [None if answer is None else _finite(score) for answer, score in pairs]
     valid = [score for score in finite if score is not None]
     top = max(valid, default=0.0)
     weights = [0.0 if score is None else math.exp(score - top) for score in finite]

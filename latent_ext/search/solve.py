@@ -92,10 +92,13 @@ def solve(
         raise ValueError(f"temperature: got {temperature!r}; a finite number >= 0 is needed")
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise ValueError(f"max_answer_tokens: got {max_answer_tokens!r}; a whole number >= 1 is needed")
-    if not -(1 << 63) <= seed < 1 << 64:
-        raise ValueError(f"seed: got {seed!r}; 64 bits are needed")
+    if not _is_64_bits(seed):
+        raise ValueError(f"seed: got {seed!r}; a whole number of 64 bits is needed")
     if keys is not None and len(keys) != len(texts):
         raise ValueError(f"keys: got {len(keys)} for {len(texts)} questions; one each is needed")
+    for b, key in enumerate(() if keys is None else keys):
+        if not _is_64_bits(key):
+            raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
     if reward is not None:
         _check_reward(model, reward)
@@ -163,12 +166,13 @@ class _Run:
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
         all_keys = trajectory_keys(of_questions, self.n)
         finished = []
+        winners: list[Trajectory | None] = [None] * len(own)
         for first, last in chunk.parts:
             request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
             run = self.engine.sample(request, cache)
             scores = None if self.reward is None else self.engine.score(self.reward, run, reward_cache)
             part = self._describe(run.thoughts, scores, request.keys, first)
-            rows = self._rows_to_decode(part)
+            rows = self._rows_to_decode(part, winners)
             answers = self.engine.answer(
                 run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
             )
@@ -211,13 +215,22 @@ class _Run:
             described.append(listed)
         return described
 
-    def _rows_to_decode(self, part: list[list[Trajectory]]) -> Tensor:
-        """Rows with usable thoughts; of each question the best-scored one alone where that is enough."""
+    def _rows_to_decode(self, part: list[list[Trajectory]], winners: list[Trajectory | None]) -> Tensor:
+        """Rows with usable thoughts; of each question the best-scored one alone where that is enough.
+
+        `winners` holds each question's best of the earlier parts. It is updated, and a beaten one gives up its
+        answer, so that a result does not tell how the run was cut.
+        """
         rows = []
         for b, listed in enumerate(part):
             usable = [n for n, trajectory in enumerate(listed) if trajectory.error is None]
             if not self.decode_all:
-                usable = sorted(usable, key=lambda n: (-(listed[n].score or 0.0), n))[:1]
+                earlier = winners[b]
+                best = _best_scored(([] if earlier is None else [earlier]) + [listed[n] for n in usable])
+                if earlier is not None and best is not earlier:
+                    earlier.forget_answer()
+                usable = [n for n in usable if listed[n] is best]
+                winners[b] = best
             rows += [b * len(listed) + n for n in sorted(usable)]
         return torch.tensor(rows, dtype=torch.int64)
 
@@ -227,6 +240,14 @@ class _Run:
                 place = f"question {question}, trajectory {trajectory.index}"
                 message = f"{place}: {trajectory.error}; it is not selected"
                 warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _best_scored(trajectories: Sequence[Trajectory]) -> Trajectory | None:
+    return max(trajectories, key=lambda trajectory: trajectory.score or 0.0, default=None)
+
+
+def _is_64_bits(value: object) -> bool:
+    return isinstance(value, int) and -(1 << 63) <= value < 1 << 64
 
 
 def _encode(model: LatentModel, text: str, index: int) -> Tensor:

@@ -139,7 +139,12 @@ def test_an_interrupt_exits_with_130(call: Callable, monkeypatch: pytest.MonkeyP
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("latent_ext.cli.solve.run_solve", interrupted)
-    called = call("solve", QUESTION, "--reward", "none")
+    # A background job starts with the signal ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        called = call("solve", QUESTION, "--reward", "none")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert called.code == 130
     assert "Traceback" not in called.err
 

@@ -1,0 +1,80 @@
+"""Samplers: text forms read back, and bad ones name the argument."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latent_ext.samplers import GaussianNoise, MCDropout, Sampler, as_sampler
+
+dropouts = st.builds(
+    MCDropout, st.floats(0.0, 1.0, exclude_max=True), st.sampled_from(["step", "trajectory"])
+)
+noises = st.builds(GaussianNoise, st.floats(0.0, 1e30), st.booleans())
+
+
+@given(st.builds(Sampler, st.none() | dropouts, st.none() | noises))
+def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) -> None:
+    assert Sampler.parse(str(sampler)) == sampler
+
+
+@pytest.mark.parametrize(
+    ("text", "sampler"),
+    [
+        ("none", Sampler()),
+        ("dropout:0.2", Sampler(MCDropout(0.2))),
+        ("dropout:0.2:step", Sampler(MCDropout(0.2))),
+        ("noise:0.4:absolute", Sampler(noise=GaussianNoise(0.4))),
+        (
+            "noise:0.4:relative + dropout:0.1:trajectory",
+            Sampler(MCDropout(0.1, "trajectory"), GaussianNoise(0.4, True)),
+        ),
+    ],
+)
+def test_text_forms(text: str, sampler: Sampler) -> None:
+    assert Sampler.parse(text) == sampler
+
+
+@pytest.mark.parametrize(
+    "text", ["", "dropout", "dropout:", "dropout:x", "drop:0.1", "dropout:0.1:relative", "noise:1:step",
+             "dropout:0.1+dropout:0.2", "none+noise:1", "noise:1:relative:x"],
+)  # fmt: skip
+def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^sampler: got .*allowed is 'none'"):
+        Sampler.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("argument", "make"),
+    [
+        ("p", lambda: MCDropout(1.0)),
+        ("p", lambda: MCDropout(-0.1)),
+        ("p", lambda: Sampler.parse("dropout:nan")),
+        ("per", lambda: MCDropout(0.1, "row")),
+        ("sites", lambda: MCDropout(0.1, sites="everywhere")),
+        ("sigma", lambda: GaussianNoise(-1.0)),
+        ("sigma", lambda: Sampler.parse("noise:inf")),
+        ("scope", lambda: Sampler(scope="answer")),
+        ("scope", lambda: as_sampler("none", "answer")),
+    ],
+)
+def test_a_value_out_of_range_names_its_argument(argument: str, make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=f"^{argument}: got "):
+        make()
+
+
+def test_every_form_of_a_sampler_is_taken_and_a_scope_overrides_its_own() -> None:
+    wanted = Sampler(MCDropout(0.2), scope="prompt+latent")
+    for form in ("dropout:0.2", MCDropout(0.2), Sampler(MCDropout(0.2))):
+        assert as_sampler(form, "prompt+latent") == wanted
+    assert as_sampler(wanted) == wanted
+    assert as_sampler(GaussianNoise(1.0)) == Sampler(noise=GaussianNoise(1.0))
+    with pytest.raises(TypeError, match=r"^sampler: got int"):
+        as_sampler(3)  # type: ignore[arg-type]
+
+
+def test_zero_probability_and_zero_noise_count_as_deterministic() -> None:
+    assert Sampler(MCDropout(0.0), GaussianNoise(0.0)).deterministic
+    assert not Sampler(MCDropout(0.1)).deterministic
+    assert not Sampler(noise=GaussianNoise(0.1)).deterministic
