@@ -43,6 +43,7 @@ def write_latent_rm(
         "scope": "latent",
         "sites": "residual",
         "generator_sha256": sha256_of(generator / "model.safetensors"),
+        "correct": "the answer must directly follow the thoughts; an explicit step before it counts as wrong",
         "loss": "step-wise contrastive cross-entropy on the running sum of step scores",
         **labels,
     }
