@@ -35,11 +35,17 @@ def demo(
     limit: Annotated[int, typer.Option(help="Problems.")] = 500,
     seeds: Annotated[int, typer.Option(help="Independent pools of N trajectories.")] = 1,
     engine: Annotated[str, typer.Option(help="auto, modules or reference.")] = "auto",
+    threads: Annotated[
+        int, typer.Option(help="CPU threads; the shipped model is too small to gain from more.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """Runs parallel test-time scaling on shipped held-out problems and prints what it gains."""
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}; at least 1 is needed")
+    if threads < 1:
+        raise ValueError(f"threads: got {threads}; at least 1 is needed")
+    torch.set_num_threads(threads)
     problems = shipped_problems(split, limit)
     model, reward = load(), load_reward()
     started = time.monotonic()

@@ -7,6 +7,7 @@ over a `DynamicCache`; the LatentRM re-reads prompt and thoughts in one forward 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from latent_ext.ops import philox, sites
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
+
+# transformers 5.24 renamed the argument and warns at the old name.
+_CACHE = "cache" if "cache" in inspect.signature(GPT2Model.forward).parameters else "past_key_values"
 
 
 @contextmanager
@@ -97,7 +101,7 @@ class ReferenceEngine:
         positions = torch.arange(first, first + length, device=inputs.device).expand(rows, length)
         with counter_dropout(self.model.hf.transformer, dropout, positions):
             output = self.model.hf.transformer(
-                inputs_embeds=inputs, position_ids=positions, past_key_values=cache, use_cache=True
+                inputs_embeds=inputs, position_ids=positions, use_cache=True, **{_CACHE: cache}
             )
         return output.last_hidden_state[:, -1]
 
