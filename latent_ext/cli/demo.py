@@ -98,7 +98,7 @@ def _print(shown: Demonstration, sampler: str, split: str, seconds: float) -> No
         )
     console.print(
         "Dim rows are controls: the noise-free answer, and answer tokens sampled after noise-free thoughts.\n"
-        f"{seconds:.0f} s with {torch.get_num_threads()} threads.",
+        f"{seconds:.0f} s on {torch.get_num_threads()} CPU thread(s).",
         style="dim",
         highlight=False,
     )
