@@ -28,4 +28,29 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
   m.def(
       "next_token(Tensor hidden, Tensor? norm_weight, Tensor? norm_bias, Tensor lm_head, Tensor keys, "
       "Tensor positions, Tensor seed, float eps, str norm, float temperature) -> (Tensor, Tensor)");
+  // A weight matrix into the panels of a packed model.
+  m.def(
+      "pack_linear(Tensor weight, str format, Tensor(a!) panels, Tensor(b!)? scales, Tensor(c!)? sums) -> ()");
+  // Whole prompts through a packed model: their caches, and the last hidden states.
+  m.def(
+      "read_prompts(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor tokens, "
+      "Tensor offsets, Tensor keys, Tensor seed, float p, bool per_trajectory, bool embedding, "
+      "bool last_hidden, Tensor(a!) prefix_key, Tensor(b!) prefix_value) -> Tensor");
+  // The whole latent phase: steps x layers x rows, with noise, LatentRM, pruning and branching inside.
+  m.def(
+      "latent_rollout(Tensor model, Tensor? position_embedding, Tensor first, bool first_is_hidden, "
+      "Tensor keys, Tensor seed, Tensor prompt_index, Tensor prompt_len, Tensor prefix_key, "
+      "Tensor prefix_value, Tensor(a!) suffix_key, Tensor(b!) suffix_value, Tensor(c!) ancestry, "
+      "int suffix_len, Tensor? reward_model, Tensor? reward_position_embedding, Tensor? reward_prompt_index, "
+      "Tensor? reward_prompt_len, Tensor? reward_prefix_key, Tensor? reward_prefix_value, float p, "
+      "bool per_trajectory, bool embedding, float sigma, bool relative, int questions, int[] keep, "
+      "int candidates, Tensor(d!) thoughts, Tensor(e!)? step_scores, Tensor(f!) lineage, "
+      "Tensor(g!) final_keys, Tensor(h!) final_prompts) -> ()");
+  // Answers token by token from where the rows stand; finished rows leave the batch.
+  m.def(
+      "decode_answers(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor? thought, "
+      "Tensor first_token, Tensor keys, Tensor seed, Tensor prompt_index, Tensor prompt_len, "
+      "Tensor prefix_key, Tensor prefix_value, Tensor(a!) suffix_key, Tensor(b!) suffix_value, "
+      "Tensor ancestry, Tensor(c!) suffix_len, float temperature, int max_tokens, int end_of_sequence) -> "
+      "(Tensor, Tensor, Tensor)");
 }

@@ -21,6 +21,9 @@ void fill_kernels(Kernels&);
 namespace isa_avx512 {
 void fill_kernels(Kernels&);
 }
+namespace isa_avx512_dot {
+void add_dot_kernels(Kernels&);
+}
 #endif
 
 namespace {
@@ -44,6 +47,9 @@ std::vector<Level> supported_levels() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     add("avx512", isa_avx512::fill_kernels);
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
+      isa_avx512_dot::add_dot_kernels(levels.back().kernels);
+    }
   }
 #endif
   return levels;

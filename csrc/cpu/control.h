@@ -14,6 +14,10 @@ LATENT_EXT_EXPORT const char* latent_ext_supported_capabilities();
 // Null on success, else what is wrong with the name.
 LATENT_EXT_EXPORT const char* latent_ext_set_cpu_capability(const char* name);
 
+// Null, or what the thread team (team.h) was promised to do and did not: a test hook. threads and rounds are
+// positive.
+LATENT_EXT_EXPORT const char* latent_ext_team_selftest(int threads, int rounds);
+
 // Test hooks at the active level: `count` values of elements first .. first + count - 1; first is a multiple
 // of 4.
 LATENT_EXT_EXPORT void latent_ext_random_words(int64_t seed, int64_t key, int64_t position, uint32_t site,

@@ -10,6 +10,8 @@ void fill_kernels(Kernels& table) {
   add_attention_kernels(table);
   add_score_kernel(table);
   add_next_token_kernels(table);
+  add_linear_kernels(table);
+  add_place_heads_kernel(table);
 }
 
 LATENT_EXT_NAMESPACE_END

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "latent_ext/norm.h"
+#include "packed_linear.h"
 
 namespace latent_ext {
 
@@ -67,6 +68,21 @@ struct AttentionBlock {
   int64_t row_count;
   int64_t prompt, prompt_len, kv_head;
   int64_t suffix_positions;  // of the longest row, the new one included
+  // While a prompt is read: row i sees the prompt's positions 0 .. causal_first + i and no suffix; prompt_len
+  // is then what the last row sees. -1: all rows see the whole prompt and their suffixes.
+  int64_t causal_first = -1;
+};
+
+// Query, key and value of some rows, from where a linear layer left them to where attention looks for them.
+struct PlaceHeadsCall {
+  int64_t heads, kv_heads, head_dim;
+  const float* query_key_value;  // [rows, (heads + 2 kv_heads) * head_dim]
+  const float* cosines;          // [rows, head_dim / 2] of the rotation by position, or null for none
+  const float* sines;            // [rows, head_dim / 2] or null
+  float* query;                  // [rows, heads, head_dim]
+  float* const* keys;            // [rows], where head 0 of each row's new position goes
+  float* const* values;          // [rows]
+  int64_t head_stride;           // floats from head to head of a cache
 };
 
 struct ScoreCall {
@@ -121,6 +137,17 @@ struct Kernels {
   void (*token_block)(const NextTokenCall&, const float* normed, int64_t first_row, int64_t last_row,
                       int64_t block, float* logits, TokenChoice* choices);
   void (*token_merge)(const TokenChoice* choices, int64_t blocks, int64_t* token, float* logprob);
+  // The choices of one block from its logits, [last_row - first_row, kVocabularyBlock]; choices: [rows, blocks].
+  void (*token_choices)(const NextTokenCall&, const float* logits, int64_t first_row, int64_t last_row,
+                        int64_t block, TokenChoice* choices);
+  // By weight format.
+  void (*linear[3])(const LinearCall&, int64_t first_panel, int64_t last_panel);
+  // Rows as a format reads them; words: [rows, stride], scales: [rows] for int8.
+  void (*encode_rows)(WeightFormat, const float* rows, int64_t row_stride, int64_t count, int64_t inputs,
+                      uint32_t* words, int64_t stride, float* scales);
+  // out [rows, inner] = activation(gate) * up, of rows [gate, up].
+  void (*gate)(const float* gate_and_up, int64_t inner, Activation activation, int64_t rows, float* out);
+  void (*place_heads)(const PlaceHeadsCall&, int64_t first_row, int64_t last_row);
   // Test hooks, see control.h.
   void (*random_words)(int64_t seed, int64_t key, int64_t position, uint32_t site, uint64_t first,
                        int64_t count, uint32_t* out);
@@ -146,5 +173,8 @@ void add_next_thought_kernel(Kernels&);
 void add_attention_kernels(Kernels&);
 void add_score_kernel(Kernels&);
 void add_next_token_kernels(Kernels&);
+void add_linear_kernels(Kernels&);
+void add_dot_kernels(Kernels&);  // only where the level is compiled with the dot instructions
+void add_place_heads_kernel(Kernels&);
 LATENT_EXT_NAMESPACE_END
 #endif

@@ -188,6 +188,18 @@ TokenChoice choose(const NextTokenCall& call, int64_t row, int64_t base, const f
   return choice;
 }
 
+void token_choices(const NextTokenCall& call, const float* logits, int64_t first_row, int64_t last_row,
+                   int64_t block, TokenChoice* choices) {
+  const int64_t base = block * kVocabularyBlock;
+  const int64_t left = call.vocabulary - base;
+  const int64_t count = left < kVocabularyBlock ? left : kVocabularyBlock;
+  const int64_t blocks = (call.vocabulary + kVocabularyBlock - 1) / kVocabularyBlock;
+  for (int64_t row = first_row; row < last_row; ++row) {
+    choices[row * blocks + block] =
+        choose(call, row, base, logits + (row - first_row) * kVocabularyBlock, count);
+  }
+}
+
 template <class Storage>
 void block_of_rows(const NextTokenCall& call, const float* normed, int64_t first_row, int64_t last_row,
                    int64_t block, float* logits, TokenChoice* choices) {
@@ -195,7 +207,6 @@ void block_of_rows(const NextTokenCall& call, const float* normed, int64_t first
   const int64_t base = block * kVocabularyBlock;
   const int64_t left = call.vocabulary - base;
   const int64_t count = left < kVocabularyBlock ? left : kVocabularyBlock;
-  const int64_t blocks = (call.vocabulary + kVocabularyBlock - 1) / kVocabularyBlock;
   const Storage* entries = static_cast<const Storage*>(call.lm_head) + base * size;
   const float* group = normed + first_row * width;
   int64_t e = 0;
@@ -203,10 +214,7 @@ void block_of_rows(const NextTokenCall& call, const float* normed, int64_t first
     logits_of_entries<kTileEntries>(group, rows, width, entries + e * size, size, logits + e);
   }
   for (; e < count; ++e) logits_of_entries<1>(group, rows, width, entries + e * size, size, logits + e);
-  for (int64_t row = first_row; row < last_row; ++row) {
-    choices[row * blocks + block] =
-        choose(call, row, base, logits + (row - first_row) * kVocabularyBlock, count);
-  }
+  token_choices(call, logits, first_row, last_row, block, choices);
 }
 
 void token_norm(const NextTokenCall& call, int64_t first_row, int64_t last_row, float* normed) {
@@ -241,6 +249,7 @@ void add_next_token_kernels(Kernels& table) {
   table.token_norm = token_norm;
   table.token_block = token_block;
   table.token_merge = token_merge;
+  table.token_choices = token_choices;
 }
 
 LATENT_EXT_NAMESPACE_END

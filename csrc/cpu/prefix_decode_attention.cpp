@@ -1,21 +1,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <utility>
 #include <vector>
 
+#include "attention_blocks.h"
 #include "check.h"
 #include "scratch.h"
 
 namespace latent_ext {
 
 namespace {
-
-// Query vectors that share a pass over a prompt; fewer where their scores would leave the L2 cache.
-constexpr int64_t kBlockQueries = 64;
-constexpr int64_t kLongPrompt = 1024;
-constexpr int64_t kLongPromptQueries = 16;
 
 struct Shape {
   int64_t rows, heads, kv_heads, head_dim, prompts, max_prompt, slots, max_suffix;
@@ -63,30 +58,6 @@ void store_new_position(const Shape& shape, size_t element_size, const void* sou
           static_cast<const char*>(source) + (row * shape.kv_heads + h) * bytes, bytes);
     }
   }
-}
-
-// Rows in order of their prompt, cut into blocks.
-std::vector<AttentionBlock> row_blocks(const Shape& shape, const int64_t* prompt_index,
-                                       const int64_t* prompt_len, const int64_t* suffix_len,
-                                       std::vector<int64_t>& order) {
-  order.resize(shape.rows);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return prompt_index[a] < prompt_index[b]; });
-  std::vector<AttentionBlock> blocks;
-  for (int64_t first = 0; first < shape.rows;) {
-    const int64_t prompt = prompt_index[order[first]];
-    const int64_t queries = prompt_len[prompt] > kLongPrompt ? kLongPromptQueries : kBlockQueries;
-    const int64_t limit = std::max<int64_t>(1, queries / (shape.heads / shape.kv_heads));
-    int64_t last = first, positions = 0;
-    while (last < shape.rows && last - first < limit && prompt_index[order[last]] == prompt) {
-      positions = std::max(positions, suffix_len[order[last]] + 1);
-      ++last;
-    }
-    blocks.push_back({order.data() + first, last - first, prompt, prompt_len[prompt], 0, positions});
-    first = last;
-  }
-  return blocks;
 }
 
 Tensor prefix_decode_attention(const Tensor& query, const Tensor& key, const Tensor& value,
@@ -148,14 +119,10 @@ Tensor prefix_decode_attention(const Tensor& query, const Tensor& key, const Ten
                               static_cast<float>(scale),
                               out.mutable_data_ptr()};
   std::vector<int64_t> order;
-  const std::vector<AttentionBlock> blocks =
-      row_blocks(shape, indices(prompt_index), indices(prompt_len), indices(suffix_len), order);
+  const std::vector<AttentionBlock> blocks = attention_blocks(
+      {rows, heads / kv_heads, indices(prompt_index), indices(prompt_len), indices(suffix_len)}, order);
   const Kernels& active = kernels();
-  int64_t floats = 0;
-  for (const AttentionBlock& block : blocks) {
-    floats = std::max(
-        floats, active.attention_scratch(call, block.row_count, block.prompt_len, block.suffix_positions));
-  }
+  const int64_t floats = attention_floats(active, call, blocks);
   const int64_t tasks = static_cast<int64_t>(blocks.size()) * kv_heads;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
     const Scratch scratch = new_scratch(floats);

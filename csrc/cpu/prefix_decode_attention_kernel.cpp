@@ -73,6 +73,13 @@ struct Work {
   float* sums;    // [queries]
 
   LATENT_EXT_INLINE int64_t row(int64_t q) const { return block.rows[q / group]; }
+  LATENT_EXT_INLINE bool causal() const { return block.causal_first >= 0; }
+  // Prompt positions that query vector q attends to.
+  LATENT_EXT_INLINE int64_t seen(int64_t q) const {
+    return causal() ? block.causal_first + q / group + 1 : block.prompt_len;
+  }
+  // Suffix positions of query vector q, the new one included.
+  LATENT_EXT_INLINE int64_t suffix(int64_t q) const { return causal() ? 0 : call.suffix_len[row(q)] + 1; }
   LATENT_EXT_INLINE int64_t head_offset(int64_t q) const {
     return (row(q) * call.heads + block.kv_head * group + q % group) * call.head_dim;
   }
@@ -129,7 +136,7 @@ void score_prompt(const Work<Storage>& work) {
   }
   for (int64_t q = 0; q < work.queries; ++q) {
     float* scores = work.scores + q * work.score_width;
-    for (int64_t position = prompt_len; position < work.prompt_width; ++position)
+    for (int64_t position = work.seen(q); position < work.prompt_width; ++position)
       scores[position] = -__builtin_inff();
   }
 }
@@ -158,7 +165,7 @@ template <class Storage>
 void softmax(const Work<Storage>& work) {
   for (int64_t q = 0; q < work.queries; ++q) {
     float* scores = work.scores + q * work.score_width;
-    const int64_t count = work.prompt_width + padded(work.call.suffix_len[work.row(q)] + 1);
+    const int64_t count = work.prompt_width + padded(work.suffix(q));
     Floats largest(-__builtin_inff());
     for (int64_t i = 0; i < count; i += kLanes) {
       const Floats x = load_lanes(scores + i);
@@ -251,7 +258,7 @@ void weigh_suffix_and_store(const Work<Storage>& work) {
     const auto value_row = [&](int64_t s)
                                LATENT_EXT_INLINE_LAMBDA { return values + work.suffix_offset(r, s); };
     add_value_rows<1>(value_row, head_dim, work.scores + q * work.score_width + work.prompt_width,
-                      work.score_width, work.call.suffix_len[r] + 1, out, work.width);
+                      work.score_width, work.suffix(q), out, work.width);
     Storage* to = static_cast<Storage*>(work.call.out) + work.head_offset(q);
     const Floats sum(work.sums[q]);
     each_sixteen(head_dim, [&](int64_t d, int64_t left) LATENT_EXT_INLINE_LAMBDA {
@@ -284,7 +291,7 @@ void attend_block(const AttentionCall& call, const AttentionBlock& block, float*
           work.query + q * width);
   }
   score_prompt(work);
-  score_suffix(work);
+  if (!work.causal()) score_suffix(work);
   softmax(work);
   weigh_prompt(work);
   weigh_suffix_and_store(work);

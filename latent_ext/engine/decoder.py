@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from latent_ext import ops
 from latent_ext.engine.row_dropout import RowDropout
-from latent_ext.models.gpt2_blocks import GPT2Blocks
+from latent_ext.models.blocks import Blocks
 from latent_ext.ops import sites
 
 
@@ -63,7 +63,7 @@ class Pages:
 
 
 def read_prompts(
-    blocks: GPT2Blocks, prompts: Sequence[Tensor], dropout: RowDropout, dtype: torch.dtype
+    blocks: Blocks, prompts: Sequence[Tensor], dropout: RowDropout, dtype: torch.dtype
 ) -> tuple[Prompts, Tensor]:
     """Reads whole prompts with causal attention.
 
@@ -116,7 +116,7 @@ def read_prompts(
     return Prompts(keys, values, lengths), last
 
 
-def open_pages(blocks: GPT2Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype) -> Pages:
+def open_pages(blocks: Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype) -> Pages:
     """Empty pages of `positions` places for each row; row r writes to slot r."""
     rows, device = len(prompt_index), prompt_index.device
     shape = (rows, blocks.kv_heads, positions, blocks.head_dim)
@@ -155,7 +155,7 @@ def move_pages(pages: Pages, rows: Tensor, positions: int) -> Pages:
     )
 
 
-def step(blocks: GPT2Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:
+def step(blocks: Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:
     """Reads one more position of every row.
 
     Args:
@@ -200,6 +200,9 @@ def run_blocks(blocks, inputs, positions, dropout, attend):  # type: ignore[no-u
     """
     mask_positions = dropout.mask_positions(positions)
 
+    def residual_p(kind: int) -> float:
+        return dropout.p if kind in blocks.dropout_sites else 0.0
+
     def drop_add_norm(
         branch: Tensor, residual: Tensor, norm: int, site: int, p: float
     ) -> tuple[Tensor, Tensor]:
@@ -226,8 +229,10 @@ def run_blocks(blocks, inputs, positions, dropout, attend):  # type: ignore[no-u
         query, key, value = blocks.query_key_value(layer, normed, positions)
         branch = blocks.attention_output(layer, attend(layer, query, key, value))
         site = sites.layer_site(layer, sites.ATTENTION_OUTPUT)
-        residual, normed = drop_add_norm(branch, residual, 2 * layer + 1, site, dropout.p)
+        p = residual_p(sites.ATTENTION_OUTPUT)
+        residual, normed = drop_add_norm(branch, residual, 2 * layer + 1, site, p)
         branch = blocks.mlp(layer, normed)
         site = sites.layer_site(layer, sites.MLP_OUTPUT)
-        residual, normed = drop_add_norm(branch, residual, 2 * layer + 2, site, dropout.p)
+        p = residual_p(sites.MLP_OUTPUT)
+        residual, normed = drop_add_norm(branch, residual, 2 * layer + 2, site, p)
     return normed

@@ -12,6 +12,7 @@ from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.family import apply_stages
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
@@ -39,7 +40,7 @@ class _State:
 
 
 class ModulesEngine:
-    """Runs a model of the GPT-2 family through its own modules and the ops of `latent_ext.ops`."""
+    """Runs a GPT-2 or Llama model through its own modules and the ops of `latent_ext.ops`."""
 
     name = "modules"
 
@@ -113,7 +114,7 @@ class ModulesEngine:
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
         head = self.head
         ops.next_thought(
-            hidden if head.linear is None else head.linear(hidden),
+            apply_stages(head.stages, hidden),
             head.weight,
             head.bias,
             None,

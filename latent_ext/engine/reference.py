@@ -15,57 +15,73 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Model
+from transformers import DynamicCache, GPT2Model, LlamaModel, PreTrainedModel
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
 from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.family import apply_stages
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops import philox, sites
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
-# transformers 5.24 renamed the argument and warns at the old name.
+# transformers 5.24 renamed the argument, in every body at once, and warns at the old name.
 _CACHE = "cache" if "cache" in inspect.signature(GPT2Model.forward).parameters else "past_key_values"
 
 
 @contextmanager
-def counter_dropout(body: GPT2Model, dropout: RowDropout, positions: Tensor) -> Iterator[None]:
-    """Within the context, `body`'s dropout modules apply the counter masks of `dropout`.
+def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tensor) -> Iterator[None]:
+    """Within the context, the forward of `body` applies the counter masks of `dropout`.
 
     Args:
-        body: in eval mode, so that its own dropout is the identity.
+        body: a ``GPT2Model`` or ``LlamaModel`` in eval mode, so that its own dropout is the identity.
         dropout: keys of the batch's rows.
-        positions: int64 [rows, length] of the forward that follows.
+        positions: int64 [rows, length] of the forward that follows, which is given `inputs_embeds`.
     """
     mask_positions = dropout.mask_positions(positions).reshape(-1)
     keys = dropout.keys.repeat_interleave(positions.shape[1])
 
-    def hook(site: int):  # type: ignore[no-untyped-def]
-        def apply(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-            flat = output.reshape(-1, output.shape[-1])
-            dropped = philox.dropout(flat, dropout.seed, keys, mask_positions, site, dropout.p)
-            return dropped.to(output.dtype).reshape(output.shape)
+    def drop(x: Tensor, site: int) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        dropped = philox.dropout(flat, dropout.seed, keys, mask_positions, site, dropout.p)
+        return dropped.to(x.dtype).reshape(x.shape)
 
-        return apply
+    def drop_output(site: int):  # type: ignore[no-untyped-def]
+        return lambda _module, _inputs, output: drop(output, site)
 
-    layers: Any = body.h  # nn.ModuleList has no element type
+    def drop_inputs_embeds(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, kwargs | {"inputs_embeds": drop(kwargs["inputs_embeds"], sites.EMBEDDING)}
+
     handles = []
     if dropout.p > 0.0:
-        for layer, block in enumerate(layers):
-            attention = hook(sites.layer_site(layer, sites.ATTENTION_OUTPUT))
-            handles.append(block.attn.resid_dropout.register_forward_hook(attention))
-            handles.append(
-                block.mlp.dropout.register_forward_hook(hook(sites.layer_site(layer, sites.MLP_OUTPUT)))
-            )
-        if dropout.embedding:
-            handles.append(body.drop.register_forward_hook(hook(sites.EMBEDDING)))
+        for module, site in _branch_ends(body):
+            handles.append(module.register_forward_hook(drop_output(site)))
+        if dropout.embedding and isinstance(body, GPT2Model):
+            # After the position table has been added.
+            handles.append(body.drop.register_forward_hook(drop_output(sites.EMBEDDING)))
+        elif dropout.embedding:
+            handles.append(body.register_forward_pre_hook(drop_inputs_embeds, with_kwargs=True))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _branch_ends(body: PreTrainedModel) -> Iterator[tuple[nn.Module, int]]:
+    """The modules whose outputs "residual" dropout acts on, with their sites."""
+    blocks: Any  # nn.ModuleList has no element type
+    if isinstance(body, LlamaModel):
+        blocks = body.layers
+        for layer, block in enumerate(blocks):
+            yield block.mlp.down_proj, sites.layer_site(layer, sites.MLP_OUTPUT)
+    else:
+        blocks = body.h
+        for layer, block in enumerate(blocks):
+            yield block.attn.resid_dropout, sites.layer_site(layer, sites.ATTENTION_OUTPUT)
+            yield block.mlp.dropout, sites.layer_site(layer, sites.MLP_OUTPUT)
 
 
 @dataclass
@@ -99,14 +115,13 @@ class ReferenceEngine:
         """
         rows, length = inputs.shape[:2]
         positions = torch.arange(first, first + length, device=inputs.device).expand(rows, length)
-        with counter_dropout(self.model.hf.transformer, dropout, positions):
-            output = self.model.hf.transformer(
-                inputs_embeds=inputs, position_ids=positions, use_cache=True, **{_CACHE: cache}
-            )
+        body = self.model.body
+        with counter_dropout(body, dropout, positions):
+            output = body(inputs_embeds=inputs, position_ids=positions, use_cache=True, **{_CACHE: cache})
         return output.last_hidden_state[:, -1]
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return self.model.hf.transformer.wte(tokens)
+        return self.model.hf.get_input_embeddings()(tokens)
 
     @torch.no_grad()
     def sample(self, request: LatentRequest, cache: None) -> LatentRun:
@@ -141,7 +156,7 @@ class ReferenceEngine:
                 hidden = self._read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
             head = self.head
             ops.next_thought_reference(
-                hidden if head.linear is None else head.linear(hidden),
+                apply_stages(head.stages, hidden),
                 head.weight,
                 head.bias,
                 None,
@@ -165,8 +180,9 @@ class ReferenceEngine:
         scores = []
         for b, prompt in enumerate(run.request.prompts):
             thoughts = run.thoughts[b * count : (b + 1) * count].to(reward.head_weight.dtype)
-            body = reward.module.transformer
-            inputs = torch.cat([body.wte(prompt).expand(count, -1, -1), thoughts], dim=1)
+            body = reward.module.body
+            embedded = body.get_input_embeddings()(prompt)
+            inputs = torch.cat([embedded.expand(count, -1, -1), thoughts], dim=1)
             hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
             scores.append(reward.module.classifier(hidden[:, len(prompt) :]).squeeze(-1).float())
         return torch.cat(scores)
@@ -234,6 +250,7 @@ class ReferenceEngine:
         return written, total, False
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
-        config, size = model.hf.config, model.dtype.itemsize
+        blocks, size = model.blocks, model.dtype.itemsize
         positions = prompt_length + 2 * model.family.latent_length + 2 + max_tokens
-        return positions * (2 * config.n_layer + 4) * config.n_embd * size
+        cached = 2 * blocks.layers * blocks.kv_heads * blocks.head_dim
+        return positions * (cached + 4 * blocks.hidden_size) * size

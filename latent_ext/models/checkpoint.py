@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 # Buffers and duplicates that published checkpoints carry and no computation reads.
-_IGNORABLE = re.compile(r"(\.attn\.(bias|masked_bias)|^embedding\.weight)$")
+_IGNORABLE = re.compile(r"(\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|^embedding\.weight)$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -86,6 +86,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"model: {path} is truncated or not a safetensors file: {error}") from None
+
+
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts the parameters of `module` in place, and nothing else.
+
+    ``module.to(dtype)`` would also round the rotary frequencies, which are a buffer: in bfloat16 a Llama would
+    then read other positions than the ones it was trained with.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def load_into(

@@ -6,12 +6,12 @@ last hidden state, when the phase ends, and how an answer is read. Engines know 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 
@@ -26,23 +26,77 @@ class LatentIds:
 
 
 @dataclass(frozen=True)
-class ThoughtHead:
-    """How z_{t+1} is formed from the final-norm hidden state: linear parts, then what ``next_thought`` fuses.
+class HeadStage:
+    """One step of a thought head, stated by its tensors so that a compiled engine can run it.
 
     Attributes:
-        linear: (rows, hidden) -> (rows, hidden); None feeds the hidden state itself (COCONUT).
-        norm: "none", "layer" or "rms": applied by ``next_thought`` after ``linear``.
+        kind: "linear": ``x @ weight.T + bias``; "gelu": ``x * Phi(x)``, the exact form with erf; "layer":
+            LayerNorm over the last axis.
+        weight: (out, in) of a "linear", (width,) of a "layer" or None; None for "gelu".
+        bias: (out,) or (width,), or None.
+        eps: of a "layer".
+
+    Raises:
+        ValueError: for another kind, or tensors that do not belong to it.
+    """
+
+    kind: Literal["linear", "gelu", "layer"]
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "gelu", "layer"):
+            raise ValueError(f"kind: got {self.kind!r}; allowed are 'linear', 'gelu', 'layer'")
+        dims = None if self.weight is None else self.weight.dim()
+        if dims not in {"linear": (2,), "gelu": (None,), "layer": (1, None)}[self.kind]:
+            found = "none" if self.weight is None else f"shape {tuple(self.weight.shape)}"
+            needed = {"linear": "a matrix (out, in)", "gelu": "none", "layer": "a vector (width,) or none"}
+            raise ValueError(f"weight: got {found}; a {self.kind!r} stage takes {needed[self.kind]}")
+        if self.bias is not None and (self.weight is None or self.bias.shape != self.weight.shape[:1]):
+            raise ValueError(
+                f"bias: got shape {tuple(self.bias.shape)}; a vector with the weight's number of rows is needed"
+            )
+
+
+@dataclass(frozen=True)
+class ThoughtHead:
+    """How z_{t+1} is formed from the final-norm hidden state: `stages`, then what ``next_thought`` fuses.
+
+    Attributes:
+        stages: applied in order, (rows, hidden) -> (rows, hidden); none feeds the hidden state itself (COCONUT).
+        norm: "none", "layer" or "rms": applied by ``next_thought`` after the stages.
         weight, bias: (hidden,) parameters of the norm, or None.
         eps: of the norm.
         scale: factor on the normed vector, before noise is added.
     """
 
-    linear: Callable[[Tensor], Tensor] | None = None
+    stages: tuple[HeadStage, ...] = ()
     norm: str = "none"
     weight: Tensor | None = None
     bias: Tensor | None = None
     eps: float = 1e-5
     scale: float = 1.0
+
+
+def apply_stages(stages: tuple[HeadStage, ...], hidden: Tensor) -> Tensor:
+    """The stages of a head in plain PyTorch, in the dtype of `hidden`.
+
+    Args:
+        hidden: (rows, hidden).
+
+    Returns:
+        (rows, width of the last stage); `hidden` itself where there are no stages.
+    """
+    for stage in stages:
+        if stage.kind == "linear":
+            assert stage.weight is not None
+            hidden = functional.linear(hidden, stage.weight, stage.bias)
+        elif stage.kind == "gelu":
+            hidden = functional.gelu(hidden)
+        else:
+            hidden = functional.layer_norm(hidden, hidden.shape[-1:], stage.weight, stage.bias, stage.eps)
+    return hidden
 
 
 class Family(Protocol):

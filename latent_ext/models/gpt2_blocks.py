@@ -1,23 +1,14 @@
-"""The pieces of a GPT-2 body that engine="modules" composes: Hugging Face's linears, fused ops between.
-
-Pre-norm transformers differ only in these pieces, so an engine written over them serves every such family.
-"""
+"""The pieces of a GPT-2 body: LayerNorm, a position table, one projection for queries, keys and values."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from transformers import GPT2Model
 
-
-class Norm(NamedTuple):
-    """A norm's parameters as ``dropout_add_norm`` takes them."""
-
-    kind: str
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
+from latent_ext.models.norm import Norm
+from latent_ext.ops import sites
 
 
 class GPT2Blocks:
@@ -27,6 +18,9 @@ class GPT2Blocks:
         model: in eval mode; its modules are used as they are, so adapters or quantised linears inside keep
             working.
     """
+
+    # As published (LatentTTS): the block's own resid_dropout and MLP dropout.
+    dropout_sites: tuple[int, ...] = (sites.ATTENTION_OUTPUT, sites.MLP_OUTPUT)
 
     def __init__(self, model: GPT2Model) -> None:
         config = model.config

@@ -5,17 +5,31 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from latent_ext.assets import SHIPPED_GENERATOR
-from latent_ext.models.checkpoint import CheckpointError, load_into, read_config, read_tensors, resolve
+from latent_ext.models.blocks import Blocks, blocks_of
+from latent_ext.models.checkpoint import (
+    CheckpointError,
+    cast_parameters,
+    load_into,
+    read_config,
+    read_tensors,
+    resolve,
+)
 from latent_ext.models.coconut import Coconut
+from latent_ext.models.configs import body_config, build
 from latent_ext.models.family import Family, LatentIds, prompt_ids
-from latent_ext.models.gpt2_blocks import GPT2Blocks
 
 # Family names by the class that a LatentTTS config.json names.
 _FAMILY_OF_ARCHITECTURE = {"COCONUTGPT2": "coconut", "GPT2LMHeadModel": "coconut"}
@@ -36,7 +50,7 @@ class LatentModel:
             this generator.
     """
 
-    hf: GPT2LMHeadModel
+    hf: GPT2LMHeadModel | LlamaForCausalLM
     tokenizer: PreTrainedTokenizerBase
     family: Family
     ids: LatentIds
@@ -52,8 +66,13 @@ class LatentModel:
         return self.hf.dtype
 
     @property
-    def blocks(self) -> GPT2Blocks:
-        return GPT2Blocks(self.hf.transformer)
+    def body(self) -> PreTrainedModel:
+        """The model without its output embedding: ``GPT2Model`` or ``LlamaModel``."""
+        return self.hf.model if isinstance(self.hf, LlamaForCausalLM) else self.hf.transformer
+
+    @property
+    def blocks(self) -> Blocks:
+        return blocks_of(self.body)
 
     @property
     def lm_head(self) -> Tensor:
@@ -62,7 +81,7 @@ class LatentModel:
 
     @property
     def max_positions(self) -> int:
-        return int(self.hf.config.n_positions)
+        return int(self.hf.config.max_position_embeddings)
 
     def encode(self, question: str) -> Tensor:
         """int64 (length,) prompt ids of one question.
@@ -107,31 +126,6 @@ def hash_weights(module: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def gpt2_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Config:
-    """GPT2Config of a checkpoint, table sizes taken from the tensors: configs often lack added tokens."""
-    if config.get("model_type") != "gpt2":
-        raise CheckpointError(
-            f"checkpoint {source}: model_type is {config.get('model_type')!r}; 'gpt2' is supported"
-        )
-    tables = {}
-    for name in ("transformer.wte.weight", "transformer.wpe.weight"):
-        if name not in tensors:
-            raise CheckpointError(f"checkpoint {source}: tensor {name!r} is missing")
-        if tensors[name].dim() != 2:
-            raise CheckpointError(
-                f"checkpoint {source}: tensor {name!r} has {tensors[name].dim()} dimensions; 2 are needed"
-            )
-        tables[name] = tensors[name].shape[0]
-    known = {
-        key: value for key, value in config.items() if key not in ("architectures", "dtype", "torch_dtype")
-    }
-    known |= {"vocab_size": tables["transformer.wte.weight"], "n_positions": tables["transformer.wpe.weight"]}
-    try:
-        return GPT2Config(**known)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {source}: config.json is not a GPT-2 config: {error}") from None
-
-
 def load(
     path_or_hub_id: str | Path = "shipped",
     *,
@@ -146,7 +140,8 @@ def load(
     Args:
         path_or_hub_id: a directory, a Hub id (offline once cached), or "shipped" for the small model in the
             package.
-        family: "coconut". Default: by the architecture that config.json names.
+        family: "coconut", on a GPT-2 or a Llama body. Default: by the architecture that config.json names; for
+            Llama it must be given.
         latent_length: number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
         dtype: storage of the weights; always set, since checkpoints differ.
         device: where the model will be.
@@ -175,7 +170,7 @@ def load(
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
     tensors = read_tensors(directory)
-    hf_config = gpt2_config(config, tensors, source)
+    hf_config = body_config(config, tensors, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
@@ -190,8 +185,9 @@ def load(
                 f"checkpoint {source}: token id {getattr(ids, role)} ({role}) is outside the embedding of "
                 f"{hf_config.vocab_size} rows"
             )
-    hf: Any = GPT2LMHeadModel(hf_config)  # Any: its decorated .to() has lost its signature
-    hf.to(dtype)
+    module_class = LlamaForCausalLM if isinstance(hf_config, LlamaConfig) else GPT2LMHeadModel
+    hf = build(module_class, hf_config, source)
+    cast_parameters(hf, dtype)
     tied = ("lm_head.weight",) if hf_config.tie_word_embeddings else ()
     load_into(hf, tensors, tied=tied, source=source)
     hf.tie_weights()

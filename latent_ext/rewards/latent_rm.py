@@ -9,21 +9,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Model
+from transformers import GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
 
 from latent_ext.assets import SHIPPED_LATENT_RM
-from latent_ext.models.checkpoint import load_into, read_config, read_tensors, resolve
-from latent_ext.models.gpt2_blocks import GPT2Blocks
-from latent_ext.models.latent_model import gpt2_config
+from latent_ext.models.blocks import Blocks, blocks_of
+from latent_ext.models.checkpoint import cast_parameters, load_into, read_config, read_tensors, resolve
+from latent_ext.models.configs import body_config, build
+
+# The published Llama class defines this layer and never applies it.
+_NEVER_APPLIED = "projecter."
 
 
 class LatentRMModule(nn.Module):
-    """Parameters in the LatentTTS layout: ``transformer.*`` and ``classifier.{weight [1, d], bias [1]}``."""
+    """Parameters in the LatentTTS layout: the body's, and ``classifier.{weight [1, d], bias [1]}``.
 
-    def __init__(self, transformer: GPT2Model) -> None:
+    Args:
+        body: a ``GPT2Model``, whose parameters are named ``transformer.*``, or a ``LlamaModel``: ``model.*``.
+    """
+
+    def __init__(self, body: PreTrainedModel) -> None:
         super().__init__()
-        self.transformer = transformer
-        self.classifier = nn.Linear(transformer.config.n_embd, 1)
+        self._body_name = body.base_model_prefix
+        self.add_module(self._body_name, body)
+        self.classifier = nn.Linear(body.config.hidden_size, 1)
+
+    @property
+    def body(self) -> PreTrainedModel:
+        """What reads prompt and thoughts."""
+        body = self.get_submodule(self._body_name)
+        assert isinstance(body, PreTrainedModel)
+        return body
 
 
 @dataclass
@@ -45,8 +60,8 @@ class LatentRM:
     trained_on: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def blocks(self) -> GPT2Blocks:
-        return GPT2Blocks(self.module.transformer)
+    def blocks(self) -> Blocks:
+        return blocks_of(self.module.body)
 
     @property
     def head_weight(self) -> Tensor:
@@ -66,15 +81,21 @@ def load_reward(
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> LatentRM:
-    """Loads a LatentRM in the LatentTTS layout (``COCONUTGPT2ForTokenClassification``).
+    """Loads a LatentRM in the LatentTTS layout.
 
+    That is ``COCONUTGPT2ForTokenClassification``, or ``COCONUTLlamaForTokenClassification`` with one output.
     Parameters and errors are those of :func:`latent_ext.load`.
     """
     source = str(path_or_hub_id)
     directory = SHIPPED_LATENT_RM if source == "shipped" else resolve(path_or_hub_id, revision=revision)
     config = read_config(directory)
     tensors = read_tensors(directory)
-    module = LatentRMModule(GPT2Model(gpt2_config(config, tensors, source))).to(dtype)
+    hf_config = body_config(config, tensors, source)
+    llama = isinstance(hf_config, LlamaConfig)
+    module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
+    cast_parameters(module, dtype)
+    if llama:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NEVER_APPLIED)}
     load_into(module, tensors, source=source)
     module.eval().requires_grad_(False)
     trained_on = config.get("trained_on")
@@ -87,8 +108,10 @@ def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype =
 
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    config = reward.module.transformer.config.to_dict()
-    config |= {"architectures": ["COCONUTGPT2ForTokenClassification"], "trained_on": reward.trained_on}
+    body = reward.module.body
+    written_by = "COCONUTLlama" if isinstance(body, LlamaModel) else "COCONUTGPT2"
+    config = body.config.to_dict()
+    config |= {"architectures": [f"{written_by}ForTokenClassification"], "trained_on": reward.trained_on}
     tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from random_models import (
+    BODIES,
+    HEADS,
     QUESTIONS,
     answer_all,
     assert_same_answers,
     make_engine,
     random_model,
-    random_reward,
     sample,
 )
 
+from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.tolerances import assert_close
+from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, MCDropout, Sampler
 
 SAMPLERS = (
@@ -28,41 +31,88 @@ SAMPLERS = (
 SCOPES = ("latent", "prompt+latent")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("where", ["residual", "residual+embedding"])
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("text", SAMPLERS)
-def test_modules_agrees_with_reference(
-    generator: torch.Generator, text: str, scope: str, where: str, dtype: torch.dtype
-) -> None:
-    model, reward = random_model(generator, dtype=dtype), random_reward(generator, dtype=dtype)
+def assert_engines_agree(model: LatentModel, reward: LatentRM, sampler: Sampler) -> None:
+    """Thoughts, step scores and answers of both engines."""
     prompts = [model.encode(question) for question in QUESTIONS]
-    sampler = Sampler.parse(text, scope=scope, sites=where)  # type: ignore[arg-type]
     fast, slow = make_engine("modules", model), make_engine("reference", model)
     run, expected = sample(fast, prompts, sampler), sample(slow, prompts, sampler)
     assert_close(run.thoughts, expected.thoughts, "latent_phase")
 
     scores = fast.score(reward, run, fast.read_reward_prompts(reward, prompts))
     wanted = slow.score(reward, expected, slow.read_reward_prompts(reward, prompts))
-    assert_close(scores, wanted, "step_score", storage=dtype)
+    assert_close(scores, wanted, "step_score", storage=model.dtype)
 
     for temperature in (0.0, 1.0):
         answers, slow_answers = answer_all(fast, run, temperature), answer_all(slow, expected, temperature)
-        if dtype == torch.float32:
+        if model.dtype == torch.float32:
             assert_same_answers(model, expected, answers, slow_answers, temperature)
         # Log probabilities compare where the answers do.
         pairs = enumerate(zip(answers.tokens, slow_answers.tokens, strict=True))
         same = torch.tensor([n for n, (got, want) in pairs if got == want], dtype=torch.int64)
         assert len(same) >= run.rows // 3
-        assert_close(answers.logprobs[same], slow_answers.logprobs[same], "answer_logprob", storage=dtype)
+        logprobs = answers.logprobs[same], slow_answers.logprobs[same]
+        assert_close(*logprobs, "answer_logprob", storage=model.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("where", ["residual", "residual+embedding"])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("text", SAMPLERS)
+@pytest.mark.parametrize("body", BODIES)
+def test_modules_agrees_with_reference(
+    generator: torch.Generator, body: str, text: str, scope: str, where: str, dtype: torch.dtype
+) -> None:
+    make_model, make_reward = BODIES[body]
+    model, reward = make_model(generator, dtype=dtype), make_reward(generator, dtype=dtype)
+    sampler = Sampler.parse(text, scope=scope, sites=where)  # type: ignore[arg-type]
+    assert_engines_agree(model, reward, sampler)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("text", ["none", "dropout:0.1+noise:0.4:relative"])
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "none"])
+@pytest.mark.parametrize("body", BODIES)
+def test_modules_agrees_with_reference_through_a_thought_head(
+    generator: torch.Generator, body: str, head: str, text: str, dtype: torch.dtype
+) -> None:
+    make_model, make_reward = BODIES[body]
+    model, reward = make_model(generator, dtype=dtype, head=head), make_reward(generator, dtype=dtype)
+    assert_engines_agree(model, reward, Sampler.parse(text))
+
+
+LLAMA_SHAPES: dict[str, dict[str, object]] = {
+    "llama3 rotary scaling": {
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+        }
+    },
+    "heads wider than the hidden state": {"head_dim": 12},
+    "one head of keys and values": {"num_key_value_heads": 1},
+    "no grouped heads": {"num_key_value_heads": 4},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "tied embeddings": {"tie_word_embeddings": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", LLAMA_SHAPES, ids=str)
+def test_modules_agrees_with_reference_on_every_shape_of_llama(
+    generator: torch.Generator, shape: str
+) -> None:
+    make_model, make_reward = BODIES["llama"]
+    changes = LLAMA_SHAPES[shape]
+    assert_engines_agree(
+        make_model(generator, **changes), make_reward(generator, **changes), Sampler.parse("dropout:0.2")
+    )
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("engine", ["modules", "reference"])
+@pytest.mark.parametrize("body", BODIES)
 def test_zero_dropout_and_zero_noise_are_the_deterministic_run_bit_for_bit(
-    generator: torch.Generator, engine: str, scope: str
+    generator: torch.Generator, body: str, engine: str, scope: str
 ) -> None:
-    model = random_model(generator)
+    model = BODIES[body][0](generator)
     prompts = [model.encode(question) for question in QUESTIONS]
     runner = make_engine(engine, model)
     expected = sample(runner, prompts, Sampler(scope=scope))  # type: ignore[arg-type]

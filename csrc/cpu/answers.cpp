@@ -1,0 +1,175 @@
+#include "answers.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "row_groups.h"
+
+namespace latent_ext {
+
+namespace {
+
+constexpr int64_t kBlockPanels = kVocabularyBlock / kPanelWidth;
+static_assert(kVocabularyBlock % kPanelWidth == 0, "a block of the vocabulary is made of whole panels");
+
+// The rows of one group that are still being decoded, in order.
+struct Group {
+  std::vector<int64_t> row, prompt, slots, suffix_len, keys, token;
+  PassBuffers buffers;
+  DecodeAttention attention;
+  std::vector<const float*> inputs;
+  std::vector<int64_t> positions;
+  std::vector<TokenChoice> choices;
+  std::vector<Scratch> logits;  // by member
+  std::vector<float> logprob;
+
+  Group(const AnswersCall& call, Share rows, int members)
+      : buffers(*call.generator.model, std::min(kPassRows, std::max<int64_t>(1, rows.last - rows.first))),
+        attention(*call.generator.model, call.generator.prompts, call.pages, members),
+        inputs(rows.last - rows.first),
+        positions(rows.last - rows.first),
+        choices(buffers.max_rows * blocks(call)),
+        logits(members) {
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      row.push_back(r);
+      prompt.push_back(call.generator.prompt_index[r]);
+      suffix_len.push_back(call.suffix_len[r]);
+      keys.push_back(call.keys[r]);
+      token.push_back(call.first_token[r]);
+      slots.insert(slots.end(), call.ancestry + r * call.pages.max_suffix,
+                   call.ancestry + (r + 1) * call.pages.max_suffix);
+    }
+    logprob.resize(row.size());
+    for (Scratch& of_member : logits) of_member = new_scratch(buffers.max_rows * kVocabularyBlock);
+  }
+
+  static int64_t blocks(const AnswersCall& call) {
+    return (call.generator.model->vocabulary + kVocabularyBlock - 1) / kVocabularyBlock;
+  }
+
+  int64_t alive() const { return static_cast<int64_t>(row.size()); }
+};
+
+// Reads one position of rows [first, last) of the group; `input` gives their vectors.
+template <class Input>
+void read(const AnswersCall& call, const Pass& pass, Group& group, int64_t first, int64_t last,
+          const Input& input) {
+  const int64_t count = last - first;
+  if (pass.member.rank == 0) {
+    for (int64_t i = first; i < last; ++i) {
+      group.inputs[i] = input(i);
+      group.positions[i] = call.generator.prompt_len[group.prompt[i]] + group.suffix_len[i];
+    }
+    group.attention.begin(pass.kernels, count, group.prompt.data() + first, call.generator.prompt_len,
+                          group.slots.data() + first * call.pages.max_suffix, group.suffix_len.data() + first);
+  }
+  pass.member.wait();
+  run_pass(pass, {count, group.inputs.data() + first, group.positions.data() + first, group.keys.data() + first},
+           group.attention);
+  if (pass.member.rank == 0) {
+    for (int64_t i = first; i < last; ++i) {
+      ++group.suffix_len[i];
+      // a drawn token is indexed by the position that it will be read at
+      ++group.positions[i];
+    }
+  }
+  pass.member.wait();
+}
+
+// The next token of rows [first, last), whose hidden states are in buffers.normed.
+void choose(const AnswersCall& call, const Pass& pass, Group& group, int64_t first, int64_t last) {
+  const PackedLinear& lm_head = pass.model.lm_head;
+  const int64_t count = last - first, blocks = Group::blocks(call);
+  encode_share(pass, lm_head, group.buffers.normed.get(), count);
+  pass.member.wait();
+  NextTokenCall choice = {};
+  choice.hidden_size = pass.model.hidden;
+  choice.vocabulary = pass.model.vocabulary;
+  choice.draws = {group.keys.data() + first, group.positions.data() + first, call.seed};
+  choice.temperature = call.temperature;
+  float* logits = group.logits[pass.member.rank].get();
+  const Share mine = share_of(pass.member, blocks);
+  for (int64_t block = mine.first; block < mine.last; ++block) {
+    const LinearCall linear = {lm_head,
+                               encoded(pass, lm_head, group.buffers.normed.get()),
+                               count,
+                               Activation::kNone,
+                               logits,
+                               kVocabularyBlock,
+                               block * kVocabularyBlock};
+    pass.kernels.linear[static_cast<int>(lm_head.format)](
+        linear, block * kBlockPanels, std::min((block + 1) * kBlockPanels, panel_count(lm_head.outputs)));
+    pass.kernels.token_choices(choice, logits, 0, count, block, group.choices.data());
+  }
+  pass.member.wait();
+  const Share rows = share_of(pass.member, count);
+  for (int64_t i = rows.first; i < rows.last; ++i) {
+    pass.kernels.token_merge(group.choices.data() + i * blocks, blocks, &group.token[first + i],
+                             &group.logprob[first + i]);
+  }
+  pass.member.wait();
+}
+
+// Takes the tokens of all rows down; the finished leave.
+void record(const AnswersCall& call, Group& group, int64_t emitted) {
+  int64_t kept = 0;
+  const int64_t width = call.pages.max_suffix;
+  for (int64_t i = 0; i < group.alive(); ++i) {
+    const int64_t row = group.row[i];
+    call.logprobs[row] += group.logprob[i];
+    call.suffix_len[row] = group.suffix_len[i];
+    if (group.token[i] == call.end_of_sequence) {
+      call.finished[row] = true;
+      continue;
+    }
+    call.tokens[row * call.max_tokens + emitted] = group.token[i];
+    group.row[kept] = row;
+    group.prompt[kept] = group.prompt[i];
+    group.suffix_len[kept] = group.suffix_len[i];
+    group.keys[kept] = group.keys[i];
+    group.token[kept] = group.token[i];
+    if (kept != i) std::copy_n(group.slots.begin() + i * width, width, group.slots.begin() + kept * width);
+    ++kept;
+  }
+  group.row.resize(kept);
+}
+
+void decode(const AnswersCall& call, Group& group, const Member& member) {
+  const Pass pass = {*call.generator.model, kernels(), group.buffers, member, {}, call.generator.position_embedding};
+  const int64_t hidden = pass.model.hidden;
+  const auto each_batch = [&](const auto& body) {
+    const int64_t alive = group.alive();
+    for (int64_t first = 0; first < alive; first += kPassRows) body(first, std::min(alive, first + kPassRows));
+  };
+  if (call.thought) {
+    each_batch([&](int64_t first, int64_t last) {
+      read(call, pass, group, first, last, [&](int64_t i) { return call.thought + group.row[i] * hidden; });
+    });
+  }
+  for (int64_t emitted = 0; emitted < call.max_tokens && group.alive() > 0; ++emitted) {
+    each_batch([&](int64_t first, int64_t last) {
+      read(call, pass, group, first, last,
+           [&](int64_t i) { return call.token_embedding + group.token[i] * hidden; });
+      choose(call, pass, group, first, last);
+    });
+    if (member.rank == 0) record(call, group, emitted);
+    member.wait();
+  }
+}
+
+}  // namespace
+
+void run_answers(const AnswersCall& call, int threads) {
+  std::fill_n(call.tokens, call.rows * call.max_tokens, int64_t(-1));
+  std::fill_n(call.logprobs, call.rows, 0.0f);
+  std::fill_n(call.finished, call.rows, false);
+  if (call.rows == 0) return;
+  const RowGroups groups(call.rows, threads);
+  std::vector<std::unique_ptr<Group>> of_rows;
+  for (int g = 0; g < groups.count(); ++g) {
+    of_rows.push_back(std::make_unique<Group>(call, groups.rows_of(g, call.rows), groups.members()));
+  }
+  groups.run([&](const Member& team) { decode(call, *of_rows[groups.group_of(team)], groups.member_of(team)); });
+}
+
+}  // namespace latent_ext
