@@ -113,7 +113,9 @@ def random_shape(
     for module in (hf, reward):
         _randomise(module, generator)
         module.eval().requires_grad_(False)
-    words = torch.randint(config.vocab_size - len(_FRAME), (questions, prompt_tokens - 1), generator=generator)
+    words = torch.randint(
+        config.vocab_size - len(_FRAME), (questions, prompt_tokens - 1), generator=generator
+    )
     return Shape(
         name,
         LatentModel(hf, tokenizer, family, family.ids(tokenizer), name),

@@ -153,9 +153,7 @@ def _read_prompts(body: Any, prompts: Prompts, end: int) -> tuple[DynamicCache, 
     return cache, output.last_hidden_state[:, -1]
 
 
-def _expand(
-    cache: Any, rows: Tensor, config: Any, places: int, *, held: int | None = None
-) -> StaticCache:
+def _expand(cache: Any, rows: Tensor, config: Any, places: int, *, held: int | None = None) -> StaticCache:
     """A static cache of `places` places whose row i holds what row rows[i] of `cache` has read (`held` places)."""
     expanded = StaticCache(config=config, max_cache_len=places)
     for layer, old in enumerate(cache.layers):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from latent_ext.models.latent_model import LatentModel
@@ -50,11 +51,13 @@ class LatentRun:
         request: what was asked.
         thoughts: [rows, T, hidden], as fed to the model (noise included).
         state: the engine's own caches, from which it goes on to answers.
+        scores: fp32 [rows, T], the LatentRM's score of every thought; None without one.
     """
 
     request: LatentRequest
     thoughts: Tensor
     state: object
+    scores: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -79,6 +82,12 @@ class Answers:
     finished: Tensor
 
 
+def weights_name(dtype: torch.dtype) -> str:
+    """ "fp32", "bf16", ...: what results call the number format of weights."""
+    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
 class PromptCache(Protocol):
     """Prompts that were read once; opaque to callers, who hand it back to the engine that made it."""
 
@@ -87,18 +96,22 @@ class Engine(Protocol):
     """The three phases. All engines draw the same random numbers and agree to `latent_ext.ops.tolerances`."""
 
     name: str
+    weights: str  # number format of the weights, as `weights_name` says it
 
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> PromptCache:
         """Reads what a question's trajectories share (nothing, where the scope gives each its own prompt)."""
 
-    def sample(self, request: LatentRequest, cache: PromptCache) -> LatentRun:
-        """The latent phase: T thoughts of every trajectory."""
+    def sample(
+        self,
+        request: LatentRequest,
+        cache: PromptCache,
+        reward: LatentRM | None = None,
+        reward_cache: PromptCache | None = None,
+    ) -> LatentRun:
+        """The latent phase: T thoughts of every trajectory, and their scores where there is a reward."""
 
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> PromptCache:
         """Reads the prompts with the LatentRM, once per question."""
-
-    def score(self, reward: LatentRM, run: LatentRun, cache: PromptCache) -> Tensor:
-        """fp32 [rows, T] step scores of every thought."""
 
     def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
         """Decodes the answers of `rows` (int64, ascending); temperature 0 is argmax."""

@@ -8,18 +8,29 @@ import torch
 
 from latent_ext.engine.base import Engine
 from latent_ext.engine.modules import ModulesEngine
+from latent_ext.engine.native import NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
 from latent_ext.models.latent_model import LatentModel
+from latent_ext.models.packed import WEIGHTS, why_not_packable
+from latent_ext.rewards.latent_rm import LatentRM
 
-# Fastest first.
-ENGINES: dict[str, type] = {"modules": ModulesEngine, "reference": ReferenceEngine}
-_MODULES_OPS = (
-    "dropout_add_norm",
-    "next_thought",
-    "prefix_decode_attention",
-    "score_and_prune",
-    "next_token",
-)
+# Fastest first, each with the ops that it runs on.
+ENGINES: dict[str, tuple[str, ...]] = {
+    "native": ("pack_linear", "read_prompts", "latent_rollout", "decode_answers"),
+    "modules": (
+        "dropout_add_norm",
+        "next_thought",
+        "prefix_decode_attention",
+        "score_and_prune",
+        "next_token",
+    ),
+    "reference": (),
+}
+_WHAT = {
+    "native": "packed weights, each phase one call of a compiled op",
+    "modules": "Hugging Face linears with fused {device} ops between them",
+    "reference": "plain PyTorch; slow, for comparison",
+}
 
 
 @dataclass(frozen=True)
@@ -34,39 +45,73 @@ class EngineChoice:
 def engine_report(device: torch.device | str = "cpu") -> list[EngineChoice]:
     """Every engine, fastest first, and whether it can run on `device`."""
     kind = torch.device(device).type
-    missing = [name for name in _MODULES_OPS if not _has_kernel(name, kind)]
-    modules = (
-        EngineChoice("modules", False, f"no {kind} kernel for {', '.join(missing)}")
-        if missing
-        else EngineChoice("modules", True, f"Hugging Face linears with fused {kind} ops between them")
-    )
-    return [modules, EngineChoice("reference", True, "plain PyTorch; slow, for comparison")]
+    report = []
+    for name, ops in ENGINES.items():
+        missing = [op for op in ops if not _has_kernel(op, kind)]
+        why = f"no {kind} kernel for {', '.join(missing)}" if missing else _WHAT[name].format(device=kind)
+        report.append(EngineChoice(name, not missing, why))
+    return report
 
 
 def choose_engine(
-    model: LatentModel, engine: str = "auto", *, max_answer_tokens: int = 64
+    model: LatentModel,
+    engine: str = "auto",
+    *,
+    max_answer_tokens: int = 64,
+    weights: str | None = None,
+    reward: LatentRM | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
     Args:
         model: a loaded generator.
-        engine: "auto", "modules" or "reference".
+        engine: "auto", "native", "modules" or "reference".
         max_answer_tokens: the longest answer that will be asked for.
+        weights: number format of the native engine, "fp32", "bf16" or "int8"; None: the model's own.
+        reward: the LatentRM that the engine will have to run, if any.
 
     Raises:
-        ValueError: for an unknown name.
-        RuntimeError: when the named engine cannot run on the model's device.
+        ValueError: for an unknown engine or format, or a format that only the native engine has.
+        RuntimeError: when the named engine cannot run the model on its device.
     """
-    report = engine_report(model.device)
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine: got {engine!r}; allowed are auto, {', '.join(ENGINES)}")
-    for choice in report:
-        if engine in ("auto", choice.name):
-            if choice.usable:
-                return ENGINES[choice.name](model, max_answer_tokens), choice
-            if engine == choice.name:
-                raise RuntimeError(f"engine: {engine!r} cannot run on {model.device}: {choice.why}")
+    if weights is not None and weights not in WEIGHTS:
+        raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(WEIGHTS)}")
+    reasons = []
+    for choice in engine_report(model.device):
+        if engine not in ("auto", choice.name):
+            continue
+        reason = _why_not(choice, model, reward, weights)
+        if reason is None:
+            return _make(choice.name, model, max_answer_tokens, weights), choice
+        reasons.append(f"{choice.name!r} cannot run this model on {model.device}: {reason}")
+        if engine == choice.name:
+            raise RuntimeError(f"engine: {reasons[-1]}")
+        if weights is not None:
+            raise ValueError(f"weights: {weights!r} needs the native engine, and {reasons[-1]}")
     raise AssertionError("the reference engine is always usable")
+
+
+def _why_not(
+    choice: EngineChoice, model: LatentModel, reward: LatentRM | None, weights: str | None
+) -> str | None:
+    if not choice.usable:
+        return choice.why
+    if choice.name != "native":
+        return None if weights is None else f"it computes in the model's own format, not in {weights!r}"
+    reason = why_not_packable(model.body, model.family.thought_head(model.hf))
+    if reason is None and reward is not None:
+        reason = why_not_packable(reward.module.body)
+        reason = None if reason is None else f"of its LatentRM: {reason}"
+    return reason
+
+
+def _make(name: str, model: LatentModel, max_answer_tokens: int, weights: str | None) -> Engine:
+    if name == "native":
+        own = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+        return NativeEngine(model, max_answer_tokens, weights or own)
+    return (ModulesEngine if name == "modules" else ReferenceEngine)(model, max_answer_tokens)
 
 
 def _has_kernel(op: str, device_type: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ext import ops
-from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.models.family import apply_stages
@@ -49,6 +49,7 @@ class ModulesEngine:
         self.blocks = model.blocks
         self.head = model.family.thought_head(model.hf)
         self.max_answer_tokens = max_answer_tokens
+        self.weights = weights_name(model.dtype)
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _SharedPrompts:
@@ -63,7 +64,13 @@ class ModulesEngine:
         return _SharedPrompts(cache, hidden)
 
     @torch.no_grad()
-    def sample(self, request: LatentRequest, cache: _SharedPrompts) -> LatentRun:
+    def sample(
+        self,
+        request: LatentRequest,
+        cache: _SharedPrompts,
+        reward: LatentRM | None = None,
+        reward_cache: Prompts | None = None,
+    ) -> LatentRun:
         sampler, device = request.sampler, self.model.device
         count = request.trajectories
         steps = self.model.family.latent_length
@@ -108,7 +115,11 @@ class ModulesEngine:
             pages.ancestry[:, : steps - 1] = leaders[of_leader].unsqueeze(1)
             pages.lengths = rows.lengths[of_leader]
             thoughts, thought = thoughts[of_leader], thought[of_leader]
-        return LatentRun(request, thoughts, _State(prompts, pages, thought, keys, seed))
+        run = LatentRun(request, thoughts, _State(prompts, pages, thought, keys, seed))
+        if reward is not None:
+            assert reward_cache is not None
+            run.scores = self._score(reward, run, reward_cache)
+        return run
 
     def _next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
@@ -137,8 +148,7 @@ class ModulesEngine:
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
         return read_prompts(reward.blocks, prompts, clean, reward.head_weight.dtype)[0]
 
-    @torch.no_grad()
-    def score(self, reward: LatentRM, run: LatentRun, cache: Prompts) -> Tensor:
+    def _score(self, reward: LatentRM, run: LatentRun, cache: Prompts) -> Tensor:
         device = self.model.device
         count = run.request.trajectories
         steps = run.thoughts.shape[1]

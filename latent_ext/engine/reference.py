@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, GPT2Model, LlamaModel, PreTrainedModel
 
 from latent_ext import ops
-from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.models.family import apply_stages
 from latent_ext.models.latent_model import LatentModel
@@ -100,6 +100,7 @@ class ReferenceEngine:
         self.model = model
         self.head = model.family.thought_head(model.hf)
         self.max_answer_tokens = max_answer_tokens
+        self.weights = weights_name(model.dtype)
 
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> None:
         """Nothing is shared between calls."""
@@ -124,14 +125,23 @@ class ReferenceEngine:
         return self.model.hf.get_input_embeddings()(tokens)
 
     @torch.no_grad()
-    def sample(self, request: LatentRequest, cache: None) -> LatentRun:
+    def sample(
+        self,
+        request: LatentRequest,
+        cache: None,
+        reward: LatentRM | None = None,
+        reward_cache: None = None,
+    ) -> LatentRun:
         states = []
         thoughts = []
         for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
             state, stack = self._sample_question(prompt, keys, request)
             states.append(state)
             thoughts.append(stack)
-        return LatentRun(request, torch.cat(thoughts), states)
+        run = LatentRun(request, torch.cat(thoughts), states)
+        if reward is not None:
+            run.scores = self._score(reward, run)
+        return run
 
     def _sample_question(
         self, prompt: Tensor, keys: Tensor, request: LatentRequest
@@ -174,8 +184,7 @@ class ReferenceEngine:
             )
         return _QuestionState(cache, length + steps - 1, thought), thoughts
 
-    @torch.no_grad()
-    def score(self, reward: LatentRM, run: LatentRun, cache: None) -> Tensor:
+    def _score(self, reward: LatentRM, run: LatentRun) -> Tensor:
         count = run.request.trajectories
         scores = []
         for b, prompt in enumerate(run.request.prompts):

@@ -37,6 +37,7 @@ def solve(
     temperature: float = 0.0,
     seed: int = 0,
     engine: str = "auto",
+    weights: str | None = None,
     max_answer_tokens: int = 64,
     keys: Sequence[int] | None = None,
     return_thoughts: bool = False,
@@ -57,7 +58,9 @@ def solve(
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         temperature: of the answer tokens; 0 is argmax.
         seed: run seed, 64 bits.
-        engine: "auto", "modules" or "reference".
+        engine: "auto", "native", "modules" or "reference".
+        weights: number format of the native engine: "fp32", "bf16" or "int8" (see `latent_ext.models.packed.pack`).
+            Default: that of the model. The other engines compute in the model's own.
         max_answer_tokens: longest answer; less where the model's positions end sooner.
         keys: 64-bit question keys; default: from the prompt ids.
         return_thoughts: keep each trajectory's thoughts, [T, hidden] on the CPU.
@@ -104,13 +107,16 @@ def solve(
         _check_reward(model, reward)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
-    runner, choice = choose_engine(model, engine, max_answer_tokens=max_answer_tokens)
+    runner, choice = choose_engine(
+        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward
+    )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
         "weights_hash": model.weights_hash,
         "reward": None if reward is None else reward.name,
         "engine": choice.name,
+        "weights": runner.weights,
         "n": n,
         "seed": seed,
         "temperature": temperature,
@@ -169,9 +175,8 @@ class _Run:
         winners: list[Trajectory | None] = [None] * len(own)
         for first, last in chunk.parts:
             request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
-            run = self.engine.sample(request, cache)
-            scores = None if self.reward is None else self.engine.score(self.reward, run, reward_cache)
-            part = self._describe(run.thoughts, scores, request.keys, first)
+            run = self.engine.sample(request, cache, self.reward, reward_cache)
+            part = self._describe(run.thoughts, run.scores, request.keys, first)
             rows = self._rows_to_decode(part, winners)
             answers = self.engine.answer(
                 run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature

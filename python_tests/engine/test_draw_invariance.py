@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from draw_recorder import Draws, recording
-from random_models import QUESTIONS, SEED, keys_of, make_engine, random_model, sample
+from random_models import BODIES, QUESTIONS, SEED, keys_of, make_engine, random_model, sample
 from torch import Tensor
 
 import latent_ext
@@ -74,17 +74,20 @@ def solve_draws(engine: str, model: LatentModel, question: str, sampler: Sampler
     return drawn, [torch.stack([one.thoughts for one in listed]) for listed in kept]
 
 
+# Kinds of a layer's sites at which "residual" dropout acts.
+DROPPED = {"gpt2": (sites.ATTENTION_OUTPUT, sites.MLP_OUTPUT), "llama": (sites.MLP_OUTPUT,)}
+
+
 @on_everything
+@pytest.mark.parametrize("body", BODIES)
 def test_each_trajectory_draws_at_exactly_the_stated_sites_and_positions(
-    generator: torch.Generator, engine: str, text: str, scope: str
+    generator: torch.Generator, body: str, engine: str, text: str, scope: str
 ) -> None:
-    model, sampler = random_model(generator), sampler_of(text, scope)
+    model, sampler = BODIES[body][0](generator), sampler_of(text, scope)
     prompts = [model.encode(question) for question in QUESTIONS]
     drawn, _ = draw(engine, model, prompts, sampler, 2)
     dropout_sites = [sites.EMBEDDING] + [
-        sites.layer_site(layer, kind)
-        for layer in range(2)
-        for kind in (sites.ATTENTION_OUTPUT, sites.MLP_OUTPUT)
+        sites.layer_site(layer, kind) for layer in range(2) for kind in DROPPED[body]
     ]
     for prompt, of_question in zip(prompts, drawn, strict=True):
         length, end = len(prompt), len(prompt) + model.family.latent_length

@@ -122,9 +122,10 @@ def test_other_model_types_and_families_are_refused(directory: Path) -> None:
     change_config(directory, architectures=["ColarLlama"])
     with pytest.raises(CheckpointError, match="no family is known for architectures"):
         latent_ext.load(directory)
-    change_config(directory, model_type="llama")
-    with pytest.raises(CheckpointError, match="model_type is 'llama'; 'gpt2' is supported"):
-        latent_ext.load(directory, family="coconut")
+    for model_type in ("opt", None, ["gpt2"]):
+        change_config(directory, model_type=model_type)
+        with pytest.raises(CheckpointError, match=r"model_type is .*; 'gpt2' and 'llama' are supported"):
+            latent_ext.load(directory, family="coconut")
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, "6"])

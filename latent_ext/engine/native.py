@@ -1,0 +1,291 @@
+"""engine="native": packed weights, every linear layer our own, each phase one call of a compiled op.
+
+Nothing that a row computes depends on the other rows: results are equal bit for bit whatever the number of
+trajectories, chunks, batch mates or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_ext import ops
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.models.packed import PackedModel, pack
+from latent_ext.ops.arguments import to_signed
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
+
+# Answer tokens for which places are taken at a time.
+_ANSWER_BLOCK = 16
+
+
+@dataclass
+class _Prompts:
+    """Prompts that were read once.
+
+    Attributes:
+        key, value: float32 [layers, prompts, kv_heads, max_prompt, head_dim].
+        lengths: int64 [prompts], positions in the cache.
+        last_hidden: float32 [prompts, hidden], or None where it was not asked for.
+    """
+
+    key: Tensor
+    value: Tensor
+    lengths: Tensor
+    last_hidden: Tensor | None
+
+
+@dataclass
+class _State:
+    prompts: _Prompts
+    key: Tensor  # [layers, slots, kv_heads, max_suffix, head_dim]
+    value: Tensor
+    ancestry: Tensor  # [rows, max_suffix]
+    suffix_len: Tensor  # [rows]
+    prompt_index: Tensor  # [rows]
+    keys: Tensor  # [rows]
+    seed: Tensor  # [1]
+
+
+class NativeEngine:
+    """Runs a GPT-2 or Llama model on the CPU from packed weights.
+
+    Args:
+        model: a loaded generator that `why_not_packable` has nothing against.
+        max_answer_tokens: the longest answer that will be asked for.
+        weights: "fp32", "bf16" or "int8", see `latent_ext.models.packed.pack`.
+    """
+
+    name = "native"
+
+    def __init__(self, model: LatentModel, max_answer_tokens: int, weights: str = "fp32") -> None:
+        self.model = model
+        self.weights = weights
+        self.max_answer_tokens = max_answer_tokens
+        head = model.family.thought_head(model.hf)
+        self.packed = pack(model.body, weights=weights, lm_head=model.lm_head, head=head)
+
+    def _packed_reward(self, reward: LatentRM) -> PackedModel:
+        return pack(reward.module.body, weights=self.weights, score=(reward.head_weight, reward.head_bias))
+
+    @torch.no_grad()
+    def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _Prompts | None:
+        if sampler.drops and sampler.scope == "prompt+latent":
+            return None
+        keys = torch.zeros(len(prompts), dtype=torch.int64)
+        if sampler.drops:
+            return _read_prompts(
+                self.packed, [prompt[:-1] for prompt in prompts], keys, Sampler(), last=False
+            )
+        return _read_prompts(self.packed, prompts, keys, Sampler(), last=True)
+
+    @torch.no_grad()
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> _Prompts:
+        keys = torch.zeros(len(prompts), dtype=torch.int64)
+        return _read_prompts(self._packed_reward(reward), prompts, keys, Sampler(), last=False)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        request: LatentRequest,
+        cache: _Prompts | None,
+        reward: LatentRM | None = None,
+        reward_cache: _Prompts | None = None,
+    ) -> LatentRun:
+        # Without randomness a question's trajectories share the first one's thoughts.
+        shared = request.sampler.deterministic and request.trajectories > 1
+        width = 1 if shared else request.trajectories
+        sampler, steps = request.sampler, self.model.family.latent_length
+        keys = request.keys[:, :width].reshape(-1).contiguous()
+        question = torch.arange(request.questions).repeat_interleave(width)
+        seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64)
+        rows = len(keys)
+
+        prompt_index = question
+        if cache is None:
+            own = [request.prompts[b] for b in question.tolist()]
+            cache = _read_prompts(self.packed, own, keys, sampler, last=True, seed=seed)
+            prompt_index = torch.arange(rows)
+        if cache.last_hidden is None:
+            start = torch.stack([request.prompts[b][-1] for b in question.tolist()])
+            first = self.packed.token_embedding[start]
+        else:
+            first = cache.last_hidden[prompt_index]
+        # The last prompt token where it is still to be read, and all thoughts but the last.
+        room = steps if cache.last_hidden is None else steps - 1
+        key, value = self.packed.new_cache(rows, max(room, 1)), self.packed.new_cache(rows, max(room, 1))
+        ancestry = torch.arange(rows).unsqueeze(1).expand(rows, max(room, 1)).contiguous()
+        thoughts = torch.empty(rows, steps, self.packed.token_embedding.shape[1])
+        scores = None if reward is None else torch.empty(rows, steps)
+        packed_reward = None if reward is None else self._packed_reward(reward)
+        dropout = sampler.dropout
+        ops.latent_rollout(
+            self.packed.data,
+            self.packed.position_embedding,
+            first,
+            cache.last_hidden is not None,
+            keys,
+            seed,
+            prompt_index,
+            cache.lengths,
+            cache.key,
+            cache.value,
+            key,
+            value,
+            ancestry,
+            0,
+            None if packed_reward is None else packed_reward.data,
+            None if packed_reward is None else packed_reward.position_embedding,
+            None if packed_reward is None else question,
+            None if reward_cache is None else reward_cache.lengths,
+            None if reward_cache is None else reward_cache.key,
+            None if reward_cache is None else reward_cache.value,
+            p=dropout.p if dropout else 0.0,
+            per_trajectory=bool(dropout and dropout.per == "trajectory"),
+            embedding=bool(dropout and dropout.sites == "residual+embedding"),
+            sigma=sampler.noise.sigma if sampler.noise else 0.0,
+            relative=bool(sampler.noise and sampler.noise.relative),
+            questions=request.questions,
+            keep=[],
+            candidates=1,
+            thoughts=thoughts,
+            step_scores=scores,
+            lineage=torch.empty(rows, steps, dtype=torch.int64),
+            final_keys=torch.empty(rows, dtype=torch.int64),
+            final_prompts=torch.empty(rows, dtype=torch.int64),
+        )
+        suffix_len = torch.full((rows,), room)
+        if shared:
+            of_leader = torch.arange(rows).repeat_interleave(request.trajectories)
+            ancestry, suffix_len, prompt_index = (
+                ancestry[of_leader],
+                suffix_len[of_leader],
+                prompt_index[of_leader],
+            )
+            thoughts, scores = thoughts[of_leader], None if scores is None else scores[of_leader]
+        state = _State(
+            cache, key, value, ancestry, suffix_len, prompt_index, request.keys.reshape(-1).contiguous(), seed
+        )
+        return LatentRun(request, thoughts, state, scores)
+
+    @torch.no_grad()
+    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+        if max_tokens > self.max_answer_tokens:
+            raise ValueError(
+                f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
+            )
+        state = run.state
+        assert isinstance(state, _State)
+        ids = self.model.ids
+        tokens: list[list[int]] = [[] for _ in range(len(rows))]
+        logprobs, finished = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
+        alive = torch.arange(len(rows))
+        prompt_index, keys = state.prompt_index[rows], state.keys[rows]
+        thought: Tensor | None = run.thoughts[rows, -1].contiguous()
+        token = torch.full((len(rows),), ids.end)
+        pages = _Pages(state.key, state.value, state.ancestry[rows], state.suffix_len[rows])
+        emitted = 0
+        while emitted < max_tokens and len(alive):
+            block = min(_ANSWER_BLOCK, max_tokens - emitted)
+            pages = pages.moved(block + (thought is not None))
+            drawn, added, ended = ops.decode_answers(
+                self.packed.data,
+                self.packed.position_embedding,
+                self.packed.token_embedding,
+                thought,
+                token,
+                keys,
+                state.seed,
+                prompt_index,
+                state.prompts.lengths,
+                state.prompts.key,
+                state.prompts.value,
+                pages.key,
+                pages.value,
+                pages.ancestry,
+                pages.lengths,
+                temperature=temperature,
+                max_tokens=block,
+                end_of_sequence=ids.eos,
+            )
+            logprobs[alive] += added
+            finished[alive] = ended
+            for row, written in zip(alive.tolist(), drawn.tolist(), strict=True):
+                tokens[row] += [value for value in written if value >= 0]
+            emitted += block
+            keep = (~ended).nonzero().squeeze(1)
+            alive, keys, prompt_index, token = alive[keep], keys[keep], prompt_index[keep], drawn[keep, -1]
+            pages, thought = pages.select(keep), None
+        return Answers(rows, tokens, logprobs, finished)
+
+    def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
+        packed = self.packed
+        positions = 3 * model.family.latent_length + 2 + min(max_tokens, self.max_answer_tokens)
+        if sampler.drops and sampler.scope == "prompt+latent":
+            positions += prompt_length
+        per_position = 2 * packed.layers * packed.kv_heads * packed.head_dim * 4
+        return positions * per_position + model.family.latent_length * packed.token_embedding.shape[1] * 4
+
+
+@dataclass
+class _Pages:
+    """Suffix pages on their way through the answer phase; fields as in `_State`."""
+
+    key: Tensor
+    value: Tensor
+    ancestry: Tensor
+    lengths: Tensor
+
+    def select(self, rows: Tensor) -> _Pages:
+        return _Pages(self.key, self.value, self.ancestry[rows].contiguous(), self.lengths[rows])
+
+    def moved(self, more: int) -> _Pages:
+        """Pages with room for `more` positions behind what each row has read; row i writes to slot i."""
+        rows, held = len(self.lengths), int(self.lengths.max())
+        slots, places = self.ancestry[:, :held], torch.arange(held)
+
+        def move(old: Tensor) -> Tensor:
+            new = old.new_empty(old.shape[0], rows, old.shape[2], held + more, old.shape[4])
+            for layer in range(len(old)):
+                new[layer, :, :, :held] = old[layer][slots, :, places].transpose(1, 2)
+            return new
+
+        ancestry = torch.arange(rows).unsqueeze(1).expand(rows, held + more).contiguous()
+        return _Pages(move(self.key), move(self.value), ancestry, self.lengths.clone())
+
+
+def _read_prompts(
+    packed: PackedModel,
+    prompts: Sequence[Tensor],
+    keys: Tensor,
+    sampler: Sampler,
+    *,
+    last: bool,
+    seed: Tensor | None = None,
+) -> _Prompts:
+    lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    longest = int(lengths.max()) if len(prompts) else 0
+    key, value = packed.new_cache(len(prompts), longest), packed.new_cache(len(prompts), longest)
+    dropout = sampler.dropout
+    hidden = ops.read_prompts(
+        packed.data,
+        packed.position_embedding,
+        packed.token_embedding,
+        torch.cat(list(prompts)) if prompts else torch.zeros(0, dtype=torch.int64),
+        offsets,
+        keys,
+        torch.zeros(1, dtype=torch.int64) if seed is None else seed,
+        p=dropout.p if dropout else 0.0,
+        per_trajectory=bool(dropout and dropout.per == "trajectory"),
+        embedding=bool(dropout and dropout.sites == "residual+embedding"),
+        last_hidden=last,
+        prefix_key=key,
+        prefix_value=value,
+    )
+    return _Prompts(key, value, lengths, hidden if last else None)
