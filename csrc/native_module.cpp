@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -85,6 +86,16 @@ py::array_t<bool> keep_mask(int64_t seed, int64_t key, int64_t position, int64_t
   return out;
 }
 
+// The GIL is not held meanwhile: teams of several Python threads run side by side.
+std::optional<std::string> team_selftest(int threads, int rounds) {
+  if (threads < 1) throw py::value_error("threads must be at least 1, got " + std::to_string(threads));
+  if (rounds < 1) throw py::value_error("rounds must be at least 1, got " + std::to_string(rounds));
+  const py::gil_scoped_release release;
+  const char* error = latent_ext_team_selftest(threads, rounds);
+  if (!error) return std::nullopt;
+  return error;
+}
+
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 py::array_t<float> log_of(const FloatArray& x) {
@@ -101,6 +112,14 @@ py::array_t<float> exp_of(const FloatArray& x) {
 
 }  // namespace
 
+double multiply_add_rate(double seconds) {
+  if (!(seconds > 0 && seconds <= 60)) {
+    throw py::value_error("seconds must be in (0, 60], got " + std::to_string(seconds));
+  }
+  py::gil_scoped_release unlocked;
+  return latent_ext_multiply_add_rate(seconds);
+}
+
 PYBIND11_MODULE(_native, m) {
   using py::literals::operator""_a;
   m.doc() = "Build facts, control of the CPU's ISA level, and the random generator for tests.";
@@ -110,12 +129,16 @@ PYBIND11_MODULE(_native, m) {
         "The levels this machine can run, narrowest first.");
   m.def("set_cpu_capability", &set_cpu_capability, "name"_a,
         "Use another level from the next op on; ValueError if this machine cannot run it.");
+  m.def("team_selftest", &team_selftest, "threads"_a, "rounds"_a,
+        "None, or what the thread team was promised to do and did not.");
   m.def("random_words", &random_words, "seed"_a, "key"_a, "position"_a, "site"_a, "first"_a, "count"_a,
         "uint32 [count]: words of elements first, first + 1, ...; first is a multiple of 4.");
   m.def("normals", &normals, "seed"_a, "key"_a, "position"_a, "site"_a, "count"_a, "float32 [count].");
   m.def("gumbels", &gumbels, "seed"_a, "key"_a, "position"_a, "site"_a, "count"_a, "float32 [count].");
   m.def("keep_mask", &keep_mask, "seed"_a, "key"_a, "position"_a, "site"_a, "count"_a, "p"_a,
         "bool [count].");
+  m.def("multiply_add_rate", &multiply_add_rate, "seconds"_a,
+        "GFLOP/s of multiply-adds on registers alone, one thread, at the level in use, measured for that long.");
   m.def("log", &log_of, "x"_a, "float32 [n] to float32 [n]; x positive and normal.");
   m.def("exp", &exp_of, "x"_a, "float32 [n] to float32 [n].");
 }

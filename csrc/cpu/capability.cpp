@@ -2,6 +2,7 @@
 // or set_cpu_capability asks for. Chosen once, then one pointer to a table of kernels.
 #include <atomic>
 #include <cstdlib>
+#include <ctime>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -139,6 +140,21 @@ void latent_ext_keep_mask(int64_t seed, int64_t key, int64_t position, uint32_t 
 
 void latent_ext_log(const float* x, int64_t count, float* out) {
   kernels().log(x, count, out);
+}
+
+double latent_ext_multiply_add_rate(double seconds) {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return time.tv_sec + 1e-9 * time.tv_nsec;
+  };
+  const double start = now();
+  double count = 0.0, spent = 0.0;
+  do {
+    count += kernels().multiply_adds(100000);
+    spent = now() - start;
+  } while (spent < seconds);
+  return 2e-9 * count / spent;
 }
 
 void latent_ext_exp(const float* x, int64_t count, float* out) {

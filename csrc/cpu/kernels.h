@@ -157,6 +157,8 @@ struct Kernels {
                     bool* out);
   void (*log)(const float* x, int64_t count, float* out);
   void (*exp)(const float* x, int64_t count, float* out);
+  // Multiply-adds of registers alone; returns how many (of single numbers) `rounds` rounds are.
+  double (*multiply_adds)(int64_t rounds);
 };
 
 // Kernels of the active level. Throws when LATENT_EXT_CPU_CAPABILITY cannot be followed.
@@ -176,5 +178,6 @@ void add_next_token_kernels(Kernels&);
 void add_linear_kernels(Kernels&);
 void add_dot_kernels(Kernels&);  // only where the level is compiled with the dot instructions
 void add_place_heads_kernel(Kernels&);
+void add_peak_kernel(Kernels&);
 LATENT_EXT_NAMESPACE_END
 #endif

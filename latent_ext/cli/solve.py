@@ -63,7 +63,11 @@ def solve(
         bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
-    engine: Annotated[str, typer.Option(help="auto, modules or reference.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, native, modules or reference.")] = "auto",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Number format of the native engine: fp32, bf16 or int8. Default: the model's own."),
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
 ) -> None:
@@ -102,6 +106,7 @@ def solve(
                 temperature=temperature,
                 seed=seed,
                 engine=engine,
+                weights=weights,
                 max_answer_tokens=max_answer_tokens,
                 progress=progress,
             )
