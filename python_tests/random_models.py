@@ -22,7 +22,9 @@ from transformers import (
 
 from latent_ext.assets import SHIPPED_GENERATOR
 from latent_ext.engine.base import Answers, Engine, LatentRequest, LatentRun
-from latent_ext.engine.choose import ENGINES
+from latent_ext.engine.modules import ModulesEngine
+from latent_ext.engine.native import NativeEngine
+from latent_ext.engine.reference import ReferenceEngine
 from latent_ext.models.checkpoint import cast_parameters
 from latent_ext.models.coconut import Coconut
 from latent_ext.models.family import ThoughtHead
@@ -192,17 +194,30 @@ def keys_of(prompts: Sequence[Tensor], count: int) -> Tensor:
     return trajectory_keys(torch.tensor([question_key(prompt) for prompt in prompts]), count)
 
 
+ENGINES: dict[str, Callable[[LatentModel, int], Engine]] = {
+    "native": NativeEngine,
+    "modules": ModulesEngine,
+    "reference": ReferenceEngine,
+}
+
+
 def make_engine(name: str, model: LatentModel, max_tokens: int = MAX_TOKENS) -> Engine:
     return ENGINES[name](model, max_tokens)
 
 
 def sample(
-    engine: Engine, prompts: Sequence[Tensor], sampler: Sampler, count: int = 3, keys: Tensor | None = None
+    engine: Engine,
+    prompts: Sequence[Tensor],
+    sampler: Sampler,
+    count: int = 3,
+    keys: Tensor | None = None,
+    reward: LatentRM | None = None,
 ) -> LatentRun:
-    """The latent phase of all prompts in one batch."""
+    """The latent phase of all prompts in one batch, with its scores where there is a reward."""
     keys = keys_of(prompts, count) if keys is None else keys
     request = LatentRequest(prompts, keys, sampler, SEED)
-    return engine.sample(request, engine.read_prompts(prompts, sampler))
+    reward_cache = None if reward is None else engine.read_reward_prompts(reward, prompts)
+    return engine.sample(request, engine.read_prompts(prompts, sampler), reward, reward_cache)
 
 
 def answer_all(

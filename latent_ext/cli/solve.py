@@ -66,7 +66,9 @@ def solve(
     engine: Annotated[str, typer.Option(help="auto, native, modules or reference.")] = "auto",
     weights: Annotated[
         str | None,
-        typer.Option(help="Number format of the native engine: fp32, bf16 or int8. Default: the model's own."),
+        typer.Option(
+            help="Number format of the native engine: fp32, bf16 or int8. Default: the model's own."
+        ),
     ] = None,
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,

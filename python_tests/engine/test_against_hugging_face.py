@@ -27,7 +27,7 @@ from latent_ext.ops import philox
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.samplers import Sampler
 
-ENGINES = ("modules", "reference")
+ENGINES = ("native", "modules", "reference")
 STEPS, TOKENS = 4, 5
 
 

@@ -18,7 +18,7 @@ import latent_ext
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.samplers import Sampler
 
-ENGINES = ("modules", "reference")
+ENGINES = ("native", "modules", "reference")
 
 
 @pytest.mark.parametrize("text", ["none", "dropout:0.2", "noise:0.4:relative"])
@@ -31,15 +31,13 @@ def test_ragged_prompts_in_a_batch_equal_solo_runs(
     prompts = [model.encode(question) for question in QUESTIONS]
     sampler = Sampler.parse(text, scope=scope)  # type: ignore[arg-type]
     runner = make_engine(engine, model)
-    batch = sample(runner, prompts, sampler, 2)
-    scores = runner.score(reward, batch, runner.read_reward_prompts(reward, prompts))
+    batch = sample(runner, prompts, sampler, 2, reward=reward)
     answers = answer_all(runner, batch)
     for b, prompt in enumerate(prompts):
-        solo = sample(runner, [prompt], sampler, 2)
+        solo = sample(runner, [prompt], sampler, 2, reward=reward)
         rows = slice(2 * b, 2 * b + 2)
         assert_close(batch.thoughts[rows], solo.thoughts, "latent_phase")
-        alone = runner.score(reward, solo, runner.read_reward_prompts(reward, [prompt]))
-        assert_close(scores[rows], alone, "step_score")
+        assert_close(batch.scores[rows], solo.scores, "step_score")
         mine = runner.answer(batch, torch.tensor([2 * b, 2 * b + 1]), max_tokens=5)
         assert mine.tokens == answers.tokens[rows]
         assert_same_answers(model, solo, mine, answer_all(runner, solo))
@@ -111,8 +109,8 @@ def test_step_scores_equal_a_plain_forward_over_prompt_and_thoughts(
     model, reward = random_model(generator), random_reward(generator)
     prompts = [model.encode(question) for question in QUESTIONS]
     runner = make_engine(engine, model)
-    run = sample(runner, prompts, Sampler.parse("dropout:0.2"), 2)
-    scores = runner.score(reward, run, runner.read_reward_prompts(reward, prompts)).reshape(3, 2, -1)
+    run = sample(runner, prompts, Sampler.parse("dropout:0.2"), 2, reward=reward)
+    scores = run.scores.reshape(3, 2, -1)
     body, classifier = reward.module.transformer.double(), reward.module.classifier.double()
     for b, prompt in enumerate(prompts):
         for n in range(2):
