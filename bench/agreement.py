@@ -95,12 +95,12 @@ def compare(
 
 
 def _tied(result: Result, theirs: int | None, scores: Sequence[float], errors: Sequence[float]) -> bool:
-    """Whether the baseline's own scores place our winner as high as its own, up to rounding."""
+    """Whether the baseline's own scores place our winner level with its own, up to rounding."""
     mine = result.chosen
     if mine is None or theirs is None:
         return False
     gap = errors[mine] + errors[theirs]
-    close = scores[theirs] - scores[mine] <= gap
+    close = abs(scores[theirs] - scores[mine]) <= gap
     if result.select == "best_of_n":
         return close
     # Our answers under the baseline's scores: answers are compared apart from the vote.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from collections import defaultdict
@@ -19,13 +18,13 @@ from phases import recorded_phases
 from shapes import Shape
 
 import latent_ext
+from latent_ext.models.packed import WEIGHTS
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import question_key, trajectory_keys
 from latent_ext.samplers import Sampler, as_sampler
 from latent_ext.search.result import Result
 
 METHODS = ("ours", "careful", "published")
-WEIGHTS = ("fp32", "bf16", "int8")
 SELECTS = ("best_of_n", "weighted_vote")
 # Default samplers by kind, with the published strengths for GPT-2 size models.
 SAMPLERS = {"noise": "noise:0.6", "dropout": "dropout:0.2"}
@@ -72,8 +71,6 @@ class Case:
         for name, allowed in (("select", SELECTS), ("weights", WEIGHTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-        if self.weights != "fp32" and not _takes_weights():
-            raise ValueError(f"weights: got {self.weights!r}; this version of latent_ext computes in fp32")
         if self.bound_sampler.deterministic:
             raise ValueError(f"sampler: got {self.sampler!r}; one that draws something is needed")
 
@@ -93,7 +90,8 @@ class Case:
 
 def solve_ours(case: Case, shape: Shape, *, return_thoughts: bool = False) -> list[Result]:
     """`latent_ext.solve` under the settings of a case."""
-    weights = {"weights": case.weights} if _takes_weights() else {}
+    # fp32 is the models' own format, which every engine computes in.
+    weights = {} if case.weights == "fp32" else {"weights": case.weights}
     return latent_ext.solve(
         shape.model,
         shape.questions,
@@ -187,7 +185,7 @@ def _measure(case: Case, shape: Shape, baselines: Mapping[str, Baseline], report
     cpu: dict[str, list[float]] = defaultdict(list)
     wall: dict[str, list[float]] = defaultdict(list)
     phases: dict[str, list[float]] = defaultdict(list)
-    rates: list[float | None] = []
+    rates: list[float] = []
     torch.manual_seed(case.seed)
     for repeat in range(case.repeats):
         rates.append(floor.multiply_add_rate())
@@ -211,12 +209,10 @@ def _measure(case: Case, shape: Shape, baselines: Mapping[str, Baseline], report
     record["runs"] |= {method: len(values) for method, values in cpu.items()}
     record["ratio"] |= {m: record["cpu_s"][m] / record["cpu_s"]["ours"] for m in methods[1:]}
     record["phases_cpu_s"] = {phase: statistics.median(values) for phase, values in phases.items()}
-    known = [rate for rate in rates if rate is not None]
-    if known:
-        # Other work on the machine can only lower a rate: the best one seen is nearest to the peak.
-        record["fma_gflop_per_s"] = max(known)
-        record["floor_cpu_s"] = record["gflop"] / max(known)
-        record["share_of_floor"] = record["floor_cpu_s"] / record["cpu_s"]["ours"]
+    # Other work on the machine can only lower a rate: the best one seen is nearest to the peak.
+    record["fma_gflop_per_s"] = max(rates)
+    record["floor_cpu_s"] = record["gflop"] / max(rates)
+    record["share_of_floor"] = record["floor_cpu_s"] / record["cpu_s"]["ours"]
     return record
 
 
@@ -236,7 +232,7 @@ def _operations(case: Case, shape: Shape, results: list[Result]) -> dict[str, An
     ]
     counts = floor.operations(
         floor.BodyOperations.of(shape.model.hf.config),
-        floor.BodyOperations.of(shape.model.hf.config),
+        floor.BodyOperations.of(shape.reward.module.body.config),
         prompts=[len(shape.model.encode(question)) for question in shape.questions],
         n=case.n,
         latent_length=shape.model.family.latent_length,
@@ -246,7 +242,3 @@ def _operations(case: Case, shape: Shape, results: list[Result]) -> dict[str, An
     )
     by_phase = {phase: count / 1e9 for phase, count in counts.items()}
     return {"gflop": sum(by_phase.values()), "gflop_by_phase": by_phase}
-
-
-def _takes_weights() -> bool:
-    return "weights" in inspect.signature(latent_ext.solve).parameters

@@ -35,6 +35,9 @@ from latent_ext.rewards.latent_rm import LatentRM, LatentRMModule
 
 PROMPT_TOKENS = 73  # the start-latent token included
 LATENT_LENGTH = 6
+# Deviation of a linear's weights in units of width ** -0.5: large enough that answers differ, small enough that
+# rounding is not amplified from thought to thought into another winner.
+_GAIN = {"gpt2": 1.5, "llama": 0.8}
 _FRAME = ("<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>")
 
 
@@ -111,7 +114,7 @@ def random_shape(
     hf, body = _modules(config)
     reward = LatentRMModule(body)
     for module in (hf, reward):
-        _randomise(module, generator)
+        _randomise(module, generator, _GAIN[config.model_type])
         module.eval().requires_grad_(False)
     words = torch.randint(
         config.vocab_size - len(_FRAME), (questions, prompt_tokens - 1), generator=generator
@@ -149,7 +152,7 @@ def _modules(config: PretrainedConfig) -> tuple[nn.Module, nn.Module]:
 
 
 @torch.no_grad()
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+def _randomise(module: nn.Module, generator: torch.Generator, gain: float) -> None:
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             continue  # norms and biases stay as initialised
@@ -158,7 +161,7 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
             # Step scores of order 1, so that the best trajectory leads by more than rounding can change.
             deviation = parameter.shape[1] ** -0.5
         elif "wpe" not in name and "wte" not in name and "embed" not in name:
-            deviation = 1.5 * min(parameter.shape) ** -0.5
+            deviation = gain * min(parameter.shape) ** -0.5
         parameter.normal_(0.0, deviation, generator=generator)
 
 

@@ -17,7 +17,7 @@ import pytest
 from latent_ext import _C
 
 HEADING = re.compile(r"^[0-9a-f]+ <(.*)>:$")
-LEVELS = ("isa_avx2", "isa_avx512")
+LEVELS = ("isa_avx2", "isa_avx512", "isa_avx512_dot")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -67,6 +67,13 @@ def test_baseline_symbols_hold_no_avx_instruction(disassembly: list[tuple[str, s
 def test_avx2_symbols_hold_no_avx512_instruction(disassembly: list[tuple[str, str]]) -> None:
     leaks = {s for s, i in disassembly if is_avx512(i) and level_of(s) == "isa_avx2"}
     assert not leaks, f"AVX-512 instructions in the AVX2 level: {sorted(leaks)[:10]}"
+
+
+def test_dot_product_instructions_stay_with_the_cpus_that_have_them(
+    disassembly: list[tuple[str, str]],
+) -> None:
+    holders = {level_of(s) for s, i in disassembly if i.startswith(("vdpbf16ps", "vpdpbusd"))}
+    assert holders == ({"isa_avx512_dot"} if X86 else set())
 
 
 def test_every_level_uses_the_registers_it_is_named_for(disassembly: list[tuple[str, str]]) -> None:

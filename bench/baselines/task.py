@@ -69,7 +69,7 @@ class Task:
     @property
     def reward_body(self) -> Any:
         """The LatentRM without its classifier."""
-        return next(part for name, part in self.reward.module.named_children() if name != "classifier")
+        return self.reward.module.body
 
     @property
     def embedding(self) -> nn.Module:

@@ -12,10 +12,11 @@ from random_models import QUESTIONS, random_model, random_reward
 import latent_ext
 from latent_ext.engine.base import LatentRun
 from latent_ext.engine.modules import ModulesEngine
+from latent_ext.engine.native import NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
 from latent_ext.samplers import GaussianNoise
 
-KINDS = {"modules": ModulesEngine, "reference": ReferenceEngine}
+KINDS = {"native": NativeEngine, "modules": ModulesEngine, "reference": ReferenceEngine}
 
 
 def run(model, reward, **how):  # type: ignore[no-untyped-def]
@@ -43,8 +44,8 @@ def test_needed_decoding_names_the_same_winner_and_answer_as_decoding_all(
 def spoil_thought(monkeypatch: pytest.MonkeyPatch, engine: str, question: int, n: int) -> None:
     original = KINDS[engine].sample
 
-    def sample(self, request, cache) -> LatentRun:  # type: ignore[no-untyped-def]
-        made = original(self, request, cache)
+    def sample(self, request, *caches) -> LatentRun:  # type: ignore[no-untyped-def]
+        made = original(self, request, *caches)
         made.thoughts[question * request.trajectories + n, 2, 5] = math.nan
         return made
 
@@ -77,20 +78,21 @@ def test_a_thought_that_is_not_finite_is_reported_and_never_selected(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("engine", KINDS)
 def test_a_score_that_is_not_finite_is_reported_and_never_selected(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, bad: float
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, engine: str, bad: float
 ) -> None:
     model, reward = random_model(generator), random_reward(generator)
-    original = ModulesEngine.score
+    original = KINDS[engine].sample
 
-    def score(self, *arguments) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        scores = original(self, *arguments)
-        scores[1, 0] = bad
-        return scores
+    def sample(self, *arguments) -> LatentRun:  # type: ignore[no-untyped-def]
+        made = original(self, *arguments)
+        made.scores[1, 0] = bad
+        return made
 
-    monkeypatch.setattr(ModulesEngine, "score", score)
+    monkeypatch.setattr(KINDS[engine], "sample", sample)
     with pytest.warns(RuntimeWarning, match="question 0, trajectory 1: the score is not finite"):
-        result = latent_ext.solve(model, QUESTIONS[2], n=3, reward=reward, engine="modules")[0]
+        result = latent_ext.solve(model, QUESTIONS[2], n=3, reward=reward, engine=engine)[0]
     assert result.chosen in (0, 2)
     assert result.scores[1] is None
 
