@@ -24,7 +24,7 @@ BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
 CAPABILITIES := default avx2 avx512
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: demo test build bench lint gpu check test-isa cuda-build model figure clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa cuda-build sanitize model figure clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -63,8 +63,20 @@ gpu: build
 	@$(PY) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'make gpu: this torch sees no CUDA device')"
 	$(PYTEST) python_tests -m gpu
 
-bench: build $(STATE)/test
+# Ops against PyTorch, then best-of-N and weighted vote against two PyTorch baselines: bench/results/*.json and docs/best_of_n.png.
+# About 20 minutes on one thread; bench-full fills every cell of the grid and takes hours.
+bench: GRID := quick
+bench-full: GRID := full
+bench bench-full: build $(STATE)/test
+	@mkdir -p bench/results
 	$(PYTEST) bench/ops.py --benchmark-json=build/bench_ops.json
+	$(PY) bench/best_of_n.py --grid $(GRID)
+	$(PIP) "matplotlib>=3.8"
+	$(PY) bench/plot_best_of_n.py
+
+# Native ops, native engine and thread team under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of their own.
+sanitize: build $(STATE)/test
+	csrc/testing/run_sanitized_tests.sh $(PY) build/sanitize
 
 # Retrains the shipped generator and LatentRM into build/model, and measures them (about 100 minutes on two cores).
 model: build $(STATE)/test

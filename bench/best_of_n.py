@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from shapes import SHAPES, Shape, build_shape
 
+from latent_ext.assets import SHIPPED_SAMPLER
 from latent_ext.cli.progress import reporting
 
 EXAMPLES = """Examples:
@@ -47,7 +48,13 @@ def main(
     questions: Annotated[
         int | None, typer.Option(help=f"Questions in one call; 1 by default, {QUESTIONS} with --quality.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="noise, dropout, or a text such as dropout:0.1.")] = "noise",
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="noise, dropout, or a text such as dropout:0.1; noise by default, "
+            f"with --quality {SHIPPED_SAMPLER}, which the shipped LatentRM knows."
+        ),
+    ] = None,
     scope: Annotated[str, typer.Option(help="latent or prompt+latent.")] = "latent",
     select: Annotated[str, typer.Option(help="best_of_n or weighted_vote.")] = "best_of_n",
     weights: Annotated[str, typer.Option(help="Of ours: fp32, bf16 or int8.")] = "fp32",
@@ -67,11 +74,12 @@ def main(
     try:
         if shape is not None and shape not in SHAPES:
             raise ValueError(f"shape: got {shape!r}; allowed are {', '.join(SHAPES)}")
+        chosen = sampler or (SHIPPED_SAMPLER if compare_quality else "noise")
         case = Case(
             shape=shape or ("shipped" if compare_quality else "gpt2"),
             n=n,
             questions=questions or (QUESTIONS if compare_quality else 1),
-            sampler=SAMPLERS.get(sampler, sampler),
+            sampler=SAMPLERS.get(chosen, chosen),
             scope=scope,
             select=select,
             weights=weights,
@@ -169,8 +177,10 @@ def table(record: dict[str, Any]) -> Table:
     for phase, seconds in (record["phases_cpu_s"] or {}).items():
         work = record["gflop_by_phase"].get(phase)
         drawn.add_row(f"  {phase}", _number(seconds), "", "", "" if work is None else f"{work:.1f} GFLOP")
-    same = {True: "same winner", False: "[red]the methods disagree[/]", None: "nothing compared"}
-    drawn.add_row(same[record["same_winner"]], "", "", "", "")
+    for method, found in record["agreement"].items():
+        verdict = "same winner" if found["same"] else "[red]another winner or answer[/]"
+        identical = f"{found['identical_winners']} of {found['questions']} identical"
+        drawn.add_row(f"{method}: {verdict}", "", "", "", identical)
     return drawn
 
 

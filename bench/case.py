@@ -71,6 +71,8 @@ class Case:
         for name, allowed in (("select", SELECTS), ("weights", WEIGHTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
+        if self.weights != "fp32" and self.engine not in ("auto", "native"):
+            raise ValueError(f"weights: {self.weights!r} needs engine auto or native, got {self.engine!r}")
         if self.bound_sampler.deterministic:
             raise ValueError(f"sampler: got {self.sampler!r}; one that draws something is needed")
 

@@ -28,7 +28,8 @@ def quality(case: Case) -> dict[str, Any]:
 
     Returns:
         `winner_agreement` (share of questions with the very same trajectory chosen) and its 95 % Wilson
-        interval, selected accuracy of both formats, their difference and its paired-bootstrap 95 % interval.
+        interval, the same for the chosen answer, selected accuracy of both formats, their difference and its
+        paired-bootstrap 95 % interval.
 
     Raises:
         ValueError: for another shape, fp32, or more questions than there are.
@@ -47,11 +48,14 @@ def quality(case: Case) -> dict[str, Any]:
     reduced = solve_ours(case, shape)
     agreeing = [float(a.chosen == b.chosen) for a, b in zip(exact, reduced, strict=True)]
     agreement = estimate([agreeing])
+    answers = estimate([[float(a.answer == b.answer) for a, b in zip(exact, reduced, strict=True)]])
     before, after = correct(exact, golds), correct(reduced, golds)
     difference, interval = paired_bootstrap(before, after, seed=case.seed)
     return {
         "winner_agreement": agreement.mean,
         "winner_agreement_interval": list(agreement.interval),
+        "answer_agreement": answers.mean,
+        "answer_agreement_interval": list(answers.interval),
         "accuracy_fp32": float(np.mean(before)),
         f"accuracy_{case.weights}": float(np.mean(after)),
         "accuracy_difference": difference,

@@ -138,7 +138,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("keep_mask", &keep_mask, "seed"_a, "key"_a, "position"_a, "site"_a, "count"_a, "p"_a,
         "bool [count].");
   m.def("multiply_add_rate", &multiply_add_rate, "seconds"_a,
-        "GFLOP/s of multiply-adds on registers alone, one thread, at the level in use, measured for that long.");
+        "GFLOP/s of multiply-adds on registers alone, one thread, at the level in use, measured for that "
+        "long.");
   m.def("log", &log_of, "x"_a, "float32 [n] to float32 [n]; x positive and normal.");
   m.def("exp", &exp_of, "x"_a, "float32 [n] to float32 [n].");
 }

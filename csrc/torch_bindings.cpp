@@ -30,7 +30,8 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
       "Tensor positions, Tensor seed, float eps, str norm, float temperature) -> (Tensor, Tensor)");
   // A weight matrix into the panels of a packed model.
   m.def(
-      "pack_linear(Tensor weight, str format, Tensor(a!) panels, Tensor(b!)? scales, Tensor(c!)? sums) -> ()");
+      "pack_linear(Tensor weight, str format, Tensor(a!) panels, Tensor(b!)? scales, Tensor(c!)? sums) -> "
+      "()");
   // Whole prompts through a packed model: their caches, and the last hidden states.
   m.def(
       "read_prompts(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor tokens, "

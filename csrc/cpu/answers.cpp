@@ -61,10 +61,12 @@ void read(const AnswersCall& call, const Pass& pass, Group& group, int64_t first
       group.positions[i] = call.generator.prompt_len[group.prompt[i]] + group.suffix_len[i];
     }
     group.attention.begin(pass.kernels, count, group.prompt.data() + first, call.generator.prompt_len,
-                          group.slots.data() + first * call.pages.max_suffix, group.suffix_len.data() + first);
+                          group.slots.data() + first * call.pages.max_suffix,
+                          group.suffix_len.data() + first);
   }
   pass.member.wait();
-  run_pass(pass, {count, group.inputs.data() + first, group.positions.data() + first, group.keys.data() + first},
+  run_pass(pass,
+           {count, group.inputs.data() + first, group.positions.data() + first, group.keys.data() + first},
            group.attention);
   if (pass.member.rank == 0) {
     for (int64_t i = first; i < last; ++i) {
@@ -135,11 +137,13 @@ void record(const AnswersCall& call, Group& group, int64_t emitted) {
 }
 
 void decode(const AnswersCall& call, Group& group, const Member& member) {
-  const Pass pass = {*call.generator.model, kernels(), group.buffers, member, {}, call.generator.position_embedding};
+  const Pass pass = {
+      *call.generator.model, kernels(), group.buffers, member, {}, call.generator.position_embedding};
   const int64_t hidden = pass.model.hidden;
   const auto each_batch = [&](const auto& body) {
     const int64_t alive = group.alive();
-    for (int64_t first = 0; first < alive; first += kPassRows) body(first, std::min(alive, first + kPassRows));
+    for (int64_t first = 0; first < alive; first += kPassRows)
+      body(first, std::min(alive, first + kPassRows));
   };
   if (call.thought) {
     each_batch([&](int64_t first, int64_t last) {
@@ -169,7 +173,8 @@ void run_answers(const AnswersCall& call, int threads) {
   for (int g = 0; g < groups.count(); ++g) {
     of_rows.push_back(std::make_unique<Group>(call, groups.rows_of(g, call.rows), groups.members()));
   }
-  groups.run([&](const Member& team) { decode(call, *of_rows[groups.group_of(team)], groups.member_of(team)); });
+  groups.run(
+      [&](const Member& team) { decode(call, *of_rows[groups.group_of(team)], groups.member_of(team)); });
 }
 
 }  // namespace latent_ext

@@ -17,9 +17,9 @@ struct AnswersCall {
   int64_t seed;
   float temperature;
   int64_t rows, max_tokens, end_of_sequence;
-  int64_t* tokens;   // [rows, max_tokens], -1 past the end
-  float* logprobs;   // [rows], of all tokens, the end of sequence included
-  bool* finished;    // [rows]
+  int64_t* tokens;  // [rows, max_tokens], -1 past the end
+  float* logprobs;  // [rows], of all tokens, the end of sequence included
+  bool* finished;   // [rows]
 };
 
 void run_answers(const AnswersCall& call, int threads);

@@ -83,7 +83,8 @@ void begin_rows(const Pass& pass, const PassRows& rows) {
 void keep_rows(PassBuffers& buffers, const PackedModel& model, const WantedRows& wanted) {
   const auto move = [&](float* values, int64_t width) {
     for (int64_t i = 0; i < wanted.count; ++i) {
-      if (wanted.rows[i] != i) std::memcpy(values + i * width, values + wanted.rows[i] * width, width * sizeof(float));
+      if (wanted.rows[i] != i)
+        std::memcpy(values + i * width, values + wanted.rows[i] * width, width * sizeof(float));
     }
   };
   move(buffers.residual.get(), model.hidden);
@@ -203,7 +204,8 @@ void run_pass(const Pass& pass, const PassRows& rows, PassAttention& attention, 
     }
     run_linear(pass, layer.mlp_out, buffers.inner.get(), count, Activation::kNone, buffers.branch.get());
     add_and_norm(pass, buffers.residual.get(), last ? model.final_norm : model.layers[l + 1].attention_norm,
-                 layer_site(l, kLayerMlpOutput), p, count, last ? nullptr : &model.layers[l + 1].query_key_value);
+                 layer_site(l, kLayerMlpOutput), p, count,
+                 last ? nullptr : &model.layers[l + 1].query_key_value);
     pass.member.wait();
   }
 }

@@ -1,7 +1,8 @@
-// One pass of rows through the layers of a packed model: what prefill, latent steps, LatentRM and answers share.
+// One pass of rows through the layers of a packed model: what prefill, latent steps, LatentRM and answers
+// share.
 //
-// A pass is run by the members of a group together. Every phase is cut by rows or by panels among them, with a
-// wait between phases; a group of one waits for nobody. Nothing that a member computes depends on how many
+// A pass is run by the members of a group together. Every phase is cut by rows or by panels among them, with
+// a wait between phases; a group of one waits for nobody. Nothing that a member computes depends on how many
 // there are.
 #pragma once
 
@@ -36,14 +37,14 @@ struct PassBuffers {
   PassBuffers(const PackedModel& model, int64_t max_rows);
 
   int64_t max_rows;
-  Scratch residual, normed, branch;   // [rows, hidden]
-  Scratch zeros;                      // [rows, widest stage], what a norm without residual adds
-  Scratch query_key_value;            // [rows, (heads + 2 kv_heads) * head_dim]
-  Scratch query, context;             // [rows, heads * head_dim]
-  Scratch gate_and_up, inner;         // [rows, 2 * inner] where gated; [rows, inner]
-  Scratch stage[2];                   // [rows, widest stage]
-  Scratch words, scales;              // encoded rows
-  Scratch cosines, sines;             // [rows, head_dim / 2]
+  Scratch residual, normed, branch;  // [rows, hidden]
+  Scratch zeros;                     // [rows, widest stage], what a norm without residual adds
+  Scratch query_key_value;           // [rows, (heads + 2 kv_heads) * head_dim]
+  Scratch query, context;            // [rows, heads * head_dim]
+  Scratch gate_and_up, inner;        // [rows, 2 * inner] where gated; [rows, inner]
+  Scratch stage[2];                  // [rows, widest stage]
+  Scratch words, scales;             // encoded rows
+  Scratch cosines, sines;            // [rows, head_dim / 2]
   std::vector<int64_t> keys, mask_positions;
 };
 
@@ -64,7 +65,8 @@ struct PassRows {
 };
 
 // How rows see what was read before them. place() stores the new positions' keys and values and prepares the
-// queries of a member's share of rows; attend() fills the context; keep() leaves only some rows, between the two.
+// queries of a member's share of rows; attend() fills the context; keep() leaves only some rows, between the
+// two.
 class PassAttention {
  public:
   virtual ~PassAttention() = default;
@@ -80,13 +82,15 @@ struct WantedRows {
 };
 
 // Final-norm hidden states go to buffers.normed, [wanted rows, hidden]. Ends with a wait.
-void run_pass(const Pass& pass, const PassRows& rows, PassAttention& attention, const WantedRows& wanted = {});
+void run_pass(const Pass& pass, const PassRows& rows, PassAttention& attention,
+              const WantedRows& wanted = {});
 
 // out [rows, outputs] = activation(linear(x)), x [rows, inputs]; begins and ends with all members in step.
 void run_linear(const Pass& pass, const PackedLinear& linear, const float* x, int64_t rows,
                 Activation activation, float* out);
 
-// x [rows, linear.inputs] as the layer reads it: a member's share of rows, or the rows themselves for float32.
+// x [rows, linear.inputs] as the layer reads it: a member's share of rows, or the rows themselves for
+// float32.
 void encode_share(const Pass& pass, const PackedLinear& linear, const float* x, int64_t rows);
 EncodedRows encoded(const Pass& pass, const PackedLinear& linear, const float* x);
 

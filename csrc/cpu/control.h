@@ -29,7 +29,7 @@ LATENT_EXT_EXPORT void latent_ext_gumbels(int64_t seed, int64_t key, int64_t pos
 LATENT_EXT_EXPORT void latent_ext_keep_mask(int64_t seed, int64_t key, int64_t position, uint32_t site,
                                             int64_t count, double p, bool* out);
 LATENT_EXT_EXPORT void latent_ext_log(const float* x, int64_t count, float* out);
-// Multiply-adds per second, in units of 2 * 10^9 operations (GFLOP/s), of the calling thread for about `seconds` of
-// its CPU time: what a matrix product of the active level cannot exceed.
+// Multiply-adds per second, in units of 2 * 10^9 operations (GFLOP/s), of the calling thread for about
+// `seconds` of its CPU time: what a matrix product of the active level cannot exceed.
 LATENT_EXT_EXPORT double latent_ext_multiply_add_rate(double seconds);
 LATENT_EXT_EXPORT void latent_ext_exp(const float* x, int64_t count, float* out);

@@ -16,12 +16,12 @@ void check_ancestry(const int64_t* ancestry, const int64_t* suffix_len, int64_t 
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t s = 0; s < suffix_len[r] + reads; ++s) {
       const int64_t slot = ancestry[r * pages.max_suffix + s];
-      STD_TORCH_CHECK(slot >= 0 && slot < pages.slots, "ancestry must be in [0, ", pages.slots, "), got ", slot,
-                      " in row ", r, " at suffix position ", s);
+      STD_TORCH_CHECK(slot >= 0 && slot < pages.slots, "ancestry must be in [0, ", pages.slots, "), got ",
+                      slot, " in row ", r, " at suffix position ", s);
       if (s < suffix_len[r]) continue;
       int64_t& other = writer[slot * pages.max_suffix + s];
-      STD_TORCH_CHECK(other < 0, "ancestry must give every row its own place to write, got rows ", other, " and ",
-                      r, " with slot ", slot, " at suffix position ", s);
+      STD_TORCH_CHECK(other < 0, "ancestry must give every row its own place to write, got rows ", other,
+                      " and ", r, " with slot ", slot, " at suffix position ", s);
       other = r;
     }
   }
@@ -30,19 +30,21 @@ void check_ancestry(const int64_t* ancestry, const int64_t* suffix_len, int64_t 
 std::tuple<Tensor, Tensor, Tensor> decode_answers(
     const Tensor& model_bytes, std::optional<Tensor> position_embedding, const Tensor& token_embedding,
     std::optional<Tensor> thought, const Tensor& first_token, const Tensor& keys, const Tensor& seed,
-    const Tensor& prompt_index, const Tensor& prompt_len, const Tensor& prefix_key, const Tensor& prefix_value,
-    const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry, const Tensor& suffix_len,
-    double temperature, int64_t max_tokens, int64_t end_of_sequence) {
+    const Tensor& prompt_index, const Tensor& prompt_len, const Tensor& prefix_key,
+    const Tensor& prefix_value, const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry,
+    const Tensor& suffix_len, double temperature, int64_t max_tokens, int64_t end_of_sequence) {
   const PackedModel model = check_packed_model("model", model_bytes);
   STD_TORCH_CHECK(model.vocabulary > 0, "model must have an LM head");
   const float* positions = check_position_embedding("position_embedding", position_embedding, model);
   const float* embeddings = check_embedding("token_embedding", token_embedding, model);
-  STD_TORCH_CHECK(token_embedding.size(0) >= model.vocabulary, "token_embedding must have an entry for each of the ",
-                  model.vocabulary, " tokens of the LM head, got ", token_embedding.size(0));
+  STD_TORCH_CHECK(token_embedding.size(0) >= model.vocabulary,
+                  "token_embedding must have an entry for each of the ", model.vocabulary,
+                  " tokens of the LM head, got ", token_embedding.size(0));
   check_tensor("first_token", first_token, ScalarType::Long, {{"rows", kAnySize}});
   const int64_t rows = first_token.size(0);
   check_indices("first_token", int64_data(first_token), rows, 0, token_embedding.size(0));
-  if (thought) check_tensor("thought", *thought, ScalarType::Float, {{"rows", rows}, {"hidden", model.hidden}});
+  if (thought)
+    check_tensor("thought", *thought, ScalarType::Float, {{"rows", rows}, {"hidden", model.hidden}});
   check_tensor("keys", keys, ScalarType::Long, {{"rows", rows}});
   check_tensor("prompt_index", prompt_index, ScalarType::Long, {{"rows", rows}});
   const PromptCache cache = check_prompt_cache("prefix_key", prefix_key, "prefix_value", prefix_value, model);

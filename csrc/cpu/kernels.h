@@ -137,7 +137,8 @@ struct Kernels {
   void (*token_block)(const NextTokenCall&, const float* normed, int64_t first_row, int64_t last_row,
                       int64_t block, float* logits, TokenChoice* choices);
   void (*token_merge)(const TokenChoice* choices, int64_t blocks, int64_t* token, float* logprob);
-  // The choices of one block from its logits, [last_row - first_row, kVocabularyBlock]; choices: [rows, blocks].
+  // The choices of one block from its logits, [last_row - first_row, kVocabularyBlock]; choices: [rows,
+  // blocks].
   void (*token_choices)(const NextTokenCall&, const float* logits, int64_t first_row, int64_t last_row,
                         int64_t block, TokenChoice* choices);
   // By weight format.

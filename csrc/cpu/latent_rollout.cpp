@@ -15,9 +15,10 @@ int64_t* mutable_int64(const Tensor& tensor) {
 // Rows per question after every step fit the capacity; each question keeps no more than it has.
 void check_pruning(const std::vector<int64_t>& keep, int64_t candidates, int64_t questions, int64_t rows,
                    int64_t steps, int64_t capacity) {
-  STD_TORCH_CHECK(keep.empty() || static_cast<int64_t>(keep.size()) == steps, "keep must have one entry per step (",
-                  steps, ") or none, got ", keep.size());
-  STD_TORCH_CHECK(candidates >= 1 && candidates <= (1 << 20), "candidates must be in [1, 2**20], got ", candidates);
+  STD_TORCH_CHECK(keep.empty() || static_cast<int64_t>(keep.size()) == steps,
+                  "keep must have one entry per step (", steps, ") or none, got ", keep.size());
+  STD_TORCH_CHECK(candidates >= 1 && candidates <= (1 << 20), "candidates must be in [1, 2**20], got ",
+                  candidates);
   STD_TORCH_CHECK(!keep.empty() || candidates == 1, "candidates must be 1 where keep prunes nothing, got ",
                   candidates);
   int64_t width = rows / questions;
@@ -34,10 +35,12 @@ RolloutModel reward_model(const PackedModel& model, const std::optional<Tensor>&
                           const std::optional<Tensor>& prompt_index, const std::optional<Tensor>& prompt_len,
                           const std::optional<Tensor>& prefix_key, const std::optional<Tensor>& prefix_value,
                           int64_t rows, int64_t hidden, int64_t steps) {
-  STD_TORCH_CHECK(prompt_index && prompt_len && prefix_key && prefix_value,
-                  "reward_prompt_index, reward_prompt_len, reward_prefix_key and reward_prefix_value must be given "
-                  "with reward_model");
-  STD_TORCH_CHECK(model.hidden == hidden, "reward_model must read thoughts of size ", hidden, ", got ", model.hidden);
+  STD_TORCH_CHECK(
+      prompt_index && prompt_len && prefix_key && prefix_value,
+      "reward_prompt_index, reward_prompt_len, reward_prefix_key and reward_prefix_value must be given "
+      "with reward_model");
+  STD_TORCH_CHECK(model.hidden == hidden, "reward_model must read thoughts of size ", hidden, ", got ",
+                  model.hidden);
   STD_TORCH_CHECK(model.score_weight, "reward_model must have a score head");
   const PromptCache cache =
       check_prompt_cache("reward_prefix_key", *prefix_key, "reward_prefix_value", *prefix_value, model);
@@ -45,25 +48,25 @@ RolloutModel reward_model(const PackedModel& model, const std::optional<Tensor>&
   check_tensor("reward_prompt_len", *prompt_len, ScalarType::Long, {{"prompts", cache.prompts}});
   check_indices("reward_prompt_index", int64_data(*prompt_index), rows, 0, cache.prompts);
   check_indices("reward_prompt_len", int64_data(*prompt_len), cache.prompts, 0, cache.max_prompt + 1);
-  const float* positions =
-      check_position_embedding("reward_position_embedding", position_embedding, model);
+  const float* positions = check_position_embedding("reward_position_embedding", position_embedding, model);
   for (int64_t b = 0; b < cache.prompts; ++b) {
     check_last_position(int64_data(*prompt_len)[b] + steps - 1, position_embedding, "the LatentRM");
   }
   return {&model, positions, cache, int64_data(*prompt_len), int64_data(*prompt_index)};
 }
 
-void latent_rollout(
-    const Tensor& model_bytes, std::optional<Tensor> position_embedding, const Tensor& first,
-    bool first_is_hidden, const Tensor& keys, const Tensor& seed, const Tensor& prompt_index,
-    const Tensor& prompt_len, const Tensor& prefix_key, const Tensor& prefix_value, const Tensor& suffix_key,
-    const Tensor& suffix_value, const Tensor& ancestry, int64_t suffix_len, std::optional<Tensor> reward,
-    std::optional<Tensor> reward_position_embedding, std::optional<Tensor> reward_prompt_index,
-    std::optional<Tensor> reward_prompt_len, std::optional<Tensor> reward_prefix_key,
-    std::optional<Tensor> reward_prefix_value, double p, bool per_trajectory, bool embedding, double sigma,
-    bool relative, int64_t questions, std::vector<int64_t> keep, int64_t candidates, const Tensor& thoughts,
-    std::optional<Tensor> step_scores, const Tensor& lineage, const Tensor& final_keys,
-    const Tensor& final_prompts) {
+void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_embedding, const Tensor& first,
+                    bool first_is_hidden, const Tensor& keys, const Tensor& seed, const Tensor& prompt_index,
+                    const Tensor& prompt_len, const Tensor& prefix_key, const Tensor& prefix_value,
+                    const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry,
+                    int64_t suffix_len, std::optional<Tensor> reward,
+                    std::optional<Tensor> reward_position_embedding,
+                    std::optional<Tensor> reward_prompt_index, std::optional<Tensor> reward_prompt_len,
+                    std::optional<Tensor> reward_prefix_key, std::optional<Tensor> reward_prefix_value,
+                    double p, bool per_trajectory, bool embedding, double sigma, bool relative,
+                    int64_t questions, std::vector<int64_t> keep, int64_t candidates, const Tensor& thoughts,
+                    std::optional<Tensor> step_scores, const Tensor& lineage, const Tensor& final_keys,
+                    const Tensor& final_prompts) {
   const PackedModel model = check_packed_model("model", model_bytes);
   const float* positions = check_position_embedding("position_embedding", position_embedding, model);
   check_tensor("first", first, ScalarType::Float, {{"rows", kAnySize}, {"hidden", model.hidden}});
@@ -83,7 +86,8 @@ void latent_rollout(
   STD_TORCH_CHECK(capacity >= rows && pages.slots >= capacity, "thoughts must have room for all ", rows,
                   " rows, and suffix_key as many slots as thoughts, got ", capacity, " and ", pages.slots);
   STD_TORCH_CHECK(steps >= 1, "thoughts must have at least one step, got none");
-  check_tensor("ancestry", ancestry, ScalarType::Long, {{"capacity", capacity}, {"max_suffix", pages.max_suffix}});
+  check_tensor("ancestry", ancestry, ScalarType::Long,
+               {{"capacity", capacity}, {"max_suffix", pages.max_suffix}});
   const int64_t passes = steps - (first_is_hidden ? 1 : 0);
   STD_TORCH_CHECK(suffix_len >= 0 && suffix_len + passes <= pages.max_suffix,
                   "suffix_key must have room for suffix_len + ", passes, " positions, got ", pages.max_suffix,

@@ -66,19 +66,18 @@ LATENT_EXT_INLINE Floats sum_value(const LinearCall& call, int64_t row, int64_t 
 
 template <class Product>
 void products(const LinearCall& call, int64_t first_panel, int64_t last_panel) {
-  panel_products<Product>(
-      call, first_panel, last_panel,
-      [](const LinearCall& of, int64_t row, int64_t output, int64_t count, const float* sums,
-         float* out) LATENT_EXT_INLINE_LAMBDA {
-        // inside, so that the products are compiled once and not once per activation
-        with_activation(of.activation, [&](auto act) LATENT_EXT_INLINE_LAMBDA {
-          each_sixteen(count, [&](int64_t i, int64_t left) LATENT_EXT_INLINE_LAMBDA {
-            Floats y = sum_value<Product>(of, row, output + i, sums + i);
-            if (of.linear.bias) y = y + load_row(of.linear.bias + output + i, left);
-            store_row(out + i, act(y), left);
-          });
-        });
-      });
+  panel_products<Product>(call, first_panel, last_panel,
+                          [](const LinearCall& of, int64_t row, int64_t output, int64_t count,
+                             const float* sums, float* out) LATENT_EXT_INLINE_LAMBDA {
+                            // inside, so that the products are compiled once and not once per activation
+                            with_activation(of.activation, [&](auto act) LATENT_EXT_INLINE_LAMBDA {
+                              each_sixteen(count, [&](int64_t i, int64_t left) LATENT_EXT_INLINE_LAMBDA {
+                                Floats y = sum_value<Product>(of, row, output + i, sums + i);
+                                if (of.linear.bias) y = y + load_row(of.linear.bias + output + i, left);
+                                store_row(out + i, act(y), left);
+                              });
+                            });
+                          });
 }
 
 LATENT_EXT_NAMESPACE_END

@@ -18,8 +18,8 @@ WeightFormat check_format(const std::string& format) {
   return WeightFormat::kInt8;
 }
 
-// weight: [outputs, inputs]. value(output, input) gives the bits of an element, already shifted into its place
-// in the word.
+// weight: [outputs, inputs]. value(output, input) gives the bits of an element, already shifted into its
+// place in the word.
 template <class Value>
 void pack_panels(WeightFormat format, int64_t outputs, int64_t inputs, uint32_t* panels, const Value& value) {
   const int64_t per_word = inputs_per_word(format), words = words_per_row(format, inputs);
@@ -47,8 +47,8 @@ void pack_linear(const Tensor& weight, std::string format_name, const Tensor& pa
   check_tensor("weight", weight, ScalarType::Float, {{"outputs", kAnySize}, {"inputs", kAnySize}});
   const WeightFormat format = check_format(format_name);
   const int64_t outputs = weight.size(0), inputs = weight.size(1);
-  STD_TORCH_CHECK(outputs > 0 && inputs > 0, "weight must have at least one output and one input, got ", outputs,
-                  " and ", inputs);
+  STD_TORCH_CHECK(outputs > 0 && inputs > 0, "weight must have at least one output and one input, got ",
+                  outputs, " and ", inputs);
   check_tensor("panels", panels, ScalarType::Int, {{"words", panel_words(format, inputs, outputs)}});
   const bool int8 = format == WeightFormat::kInt8;
   STD_TORCH_CHECK(int8 == scales.has_value() && int8 == sums.has_value(),

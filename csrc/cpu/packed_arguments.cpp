@@ -55,7 +55,8 @@ void check_last_position(int64_t last, const std::optional<Tensor>& position_emb
 
 int64_t check_seed(const Tensor& seed) {
   STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.is_cpu() && seed.numel() == 1,
-                  "seed must be one int64 on the CPU, got ", seed.numel(), " elements or another dtype or device");
+                  "seed must be one int64 on the CPU, got ", seed.numel(),
+                  " elements or another dtype or device");
   return *int64_data(seed);
 }
 

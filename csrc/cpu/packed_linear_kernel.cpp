@@ -1,4 +1,5 @@
-// Packed linear layers with what every CPU of the level has; bfloat16 and int8 are widened before the product.
+// Packed linear layers with what every CPU of the level has; bfloat16 and int8 are widened before the
+// product.
 #include "kernels.h"
 #include "linear_results.h"
 #include "panel_product.h"
@@ -46,7 +47,8 @@ struct BFloat16Product : FloatSums {
   }
 };
 
-// Integer sums are exact, so their order is free: even and odd bytes as 16-bit numbers, pairs summed in 32 bits.
+// Integer sums are exact, so their order is free: even and odd bytes as 16-bit numbers, pairs summed in 32
+// bits.
 struct Int8Product : IntSums {
   typedef int16_t ShortPart __attribute__((vector_size(LATENT_EXT_PART_BYTES)));
   struct Halves {

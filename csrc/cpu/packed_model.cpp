@@ -6,11 +6,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "latent_ext/sites.h"
+
 namespace latent_ext {
 
 namespace {
 
-constexpr int64_t kLargest = int64_t(1) << 24;  // of any size of a model: products of sizes then cannot overflow
+constexpr int64_t kLargest = int64_t(1)
+                             << 24;  // of any size of a model: products of sizes then cannot overflow
 constexpr int64_t kMaxStages = 16;
 
 class Reader {
@@ -33,8 +36,8 @@ class Reader {
   int64_t number(const char* name, int64_t low, int64_t high) {
     const int64_t value = number();
     if (value < low || value > high) {
-      fail(std::string(name) + " must be in [" + std::to_string(low) + ", " + std::to_string(high) + "], got " +
-           std::to_string(value));
+      fail(std::string(name) + " must be in [" + std::to_string(low) + ", " + std::to_string(high) +
+           "], got " + std::to_string(value));
     }
     return value;
   }
@@ -43,7 +46,10 @@ class Reader {
     const int64_t bits = number();
     double value;
     std::memcpy(&value, &bits, sizeof(value));
-    if (!std::isfinite(value)) fail(std::string(name) + " is not finite");
+    // false for NaN, too
+    if (!(std::fabs(value) <= std::numeric_limits<float>::max())) {
+      fail(std::string(name) + " is not a finite float32");
+    }
     return static_cast<float>(value);
   }
 
@@ -124,7 +130,7 @@ PackedModel view_packed_model(const char* argument, const void* bytes, int64_t s
     reader.fail("it states " + std::to_string(stated) + " bytes and has " + std::to_string(size));
   }
   PackedModel model = {};
-  const int64_t layers = reader.number("layers", 1, 4096);
+  const int64_t layers = reader.number("layers", 1, kMaxLayers);
   model.hidden = reader.number("hidden", 1, kLargest);
   model.heads = reader.number("heads", 1, 65536);
   model.kv_heads = reader.number("kv_heads", 1, model.heads);
@@ -137,7 +143,8 @@ PackedModel view_packed_model(const char* argument, const void* bytes, int64_t s
   model.activation = static_cast<Activation>(reader.number("activation", 0, 4));
   model.drops_attention_output = reader.number("drops_attention_output", 0, 1) != 0;
   model.inverse_frequencies = reader.section<float>("inverse_frequencies", model.head_dim / 2, true);
-  if (model.inverse_frequencies && model.head_dim % 2 != 0) reader.fail("head_dim must be even to be rotated");
+  if (model.inverse_frequencies && model.head_dim % 2 != 0)
+    reader.fail("head_dim must be even to be rotated");
   model.rotation_scale = reader.real("rotation_scale");
   const int64_t context = model.heads * model.head_dim;
   for (int64_t l = 0; l < layers; ++l) {

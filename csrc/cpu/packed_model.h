@@ -1,6 +1,6 @@
 // A model in one block of bytes, as latent_ext/models/packed.py writes it: an int64 header that names every
-// linear layer and norm, then their data at byte offsets. It may come from a file, so every size and offset is
-// checked before anything is followed.
+// linear layer and norm, then their data at byte offsets. It may come from a file, so every size and offset
+// is checked before anything is followed.
 #pragma once
 
 #include <cstdint>

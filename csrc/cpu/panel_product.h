@@ -39,8 +39,7 @@ LATENT_EXT_INLINE void tile(const uint32_t* rows, int64_t row_stride, const uint
   for (int r = 0; r < kRows; ++r) {
     LATENT_EXT_UNROLL
     for (int p = 0; p < kCount; ++p) {
-      sum[r][p] =
-          first ? Product::zero() : Product::load_sum(sums + r * kPanelWidth + p * kPartLanes);
+      sum[r][p] = first ? Product::zero() : Product::load_sum(sums + r * kPanelWidth + p * kPartLanes);
     }
   }
   for (int64_t word = 0; word < words; ++word) {
@@ -68,8 +67,9 @@ LATENT_EXT_INLINE void tile(const uint32_t* rows, int64_t row_stride, const uint
 
 // All outputs of the panel for kRows rows.
 template <class Product, int kRows>
-LATENT_EXT_INLINE void tile_row(const uint32_t* rows, int64_t row_stride, const uint32_t* panel, int64_t width,
-                                int64_t words, bool first, const Prefetch& ahead, float* sums) {
+LATENT_EXT_INLINE void tile_row(const uint32_t* rows, int64_t row_stride, const uint32_t* panel,
+                                int64_t width, int64_t words, bool first, const Prefetch& ahead,
+                                float* sums) {
   constexpr int kColumns = kTileParts * kPartLanes;
   int64_t column = 0;
   for (; column + kColumns <= width; column += kColumns) {
@@ -88,8 +88,8 @@ template <class Product>
 void last_rows(int64_t count, const uint32_t* rows, int64_t row_stride, const uint32_t* panel, int64_t width,
                int64_t words, bool first, const Prefetch& ahead, float* sums) {
   switch (count) {
-#define LATENT_EXT_ROWS(n)                                                                    \
-  case n:                                                                                     \
+#define LATENT_EXT_ROWS(n)                                                           \
+  case n:                                                                            \
     tile_row<Product, n>(rows, row_stride, panel, width, words, first, ahead, sums); \
     break;
     LATENT_EXT_ROWS(1)
@@ -116,7 +116,8 @@ void stretch(const EncodedRows& rows, int64_t first_row, int64_t row_count, int6
   const int64_t tiles = (row_count + kTileRows - 1) / kTileRows;
   const int64_t bytes = words * width * static_cast<int64_t>(sizeof(uint32_t));
   const char* following = reinterpret_cast<const char*>(panel) + bytes;
-  // every tile asks for its share of the following stretch; with few rows the hardware's own prefetch is better
+  // every tile asks for its share of the following stretch; with few rows the hardware's own prefetch is
+  // better
   const bool many = row_count > kFewRows;
   const int64_t share = (bytes + tiles - 1) / tiles;
   const int64_t step = many ? (share / words + kLine - 1) / kLine * kLine : 0;
@@ -151,7 +152,8 @@ void panel_products(const LinearCall& call, int64_t first_panel, int64_t last_pa
       }
       const int64_t outputs = linear.outputs - output < kPanelWidth ? linear.outputs - output : kPanelWidth;
       for (int64_t r = 0; r < rows; ++r) {
-        finish(call, row + r, output, outputs, sums + r * kPanelWidth, call.out + (row + r) * call.out_stride + (output - call.first_output));
+        finish(call, row + r, output, outputs, sums + r * kPanelWidth,
+               call.out + (row + r) * call.out_stride + (output - call.first_output));
       }
     }
   }

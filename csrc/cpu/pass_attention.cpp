@@ -72,8 +72,8 @@ void PromptAttention::make_blocks() {
            position_[last] == position_[last - 1] + 1) {
       ++last;
     }
-    AttentionBlock block = {
-        row_.data() + first, last - first, prompt_[first], position_[last - 1] + 1, 0, 0, position_[first]};
+    AttentionBlock block = {row_.data() + first, last - first, prompt_[first], position_[last - 1] + 1, 0, 0,
+                            position_[first]};
     blocks_.push_back(block);
     first = last;
   }
@@ -94,13 +94,13 @@ void PromptAttention::place(const Pass& pass, int64_t layer, int64_t rows) {
   const Share share = share_of(pass.member, rows);
   const int64_t head_stride = cache_.max_prompt * model_.head_dim;
   for (int64_t r = share.first; r < share.last; ++r) {
-    const int64_t place =
-        (layer * cache_.prompts + prompt_[r]) * model_.kv_heads * head_stride + position_[r] * model_.head_dim;
+    const int64_t place = (layer * cache_.prompts + prompt_[r]) * model_.kv_heads * head_stride +
+                          position_[r] * model_.head_dim;
     key_places_[r] = cache_.keys + place;
     value_places_[r] = cache_.values + place;
   }
-  pass.kernels.place_heads(place_call(pass, key_places_.data(), value_places_.data(), head_stride), share.first,
-                           share.last);
+  pass.kernels.place_heads(place_call(pass, key_places_.data(), value_places_.data(), head_stride),
+                           share.first, share.last);
 }
 
 void PromptAttention::attend(const Pass& pass, int64_t layer) {
@@ -125,7 +125,8 @@ void DecodeAttention::begin(const Kernels& kernels, int64_t rows, const int64_t*
   suffix_len_ = suffix_len;
   key_places_.resize(rows);
   value_places_.resize(rows);
-  blocks_ = attention_blocks({rows, model_.heads / model_.kv_heads, prompt_index, prompt_len, suffix_len}, order_);
+  blocks_ =
+      attention_blocks({rows, model_.heads / model_.kv_heads, prompt_index, prompt_len, suffix_len}, order_);
   const int64_t floats = attention_floats(kernels, call(0), blocks_);
   if (floats <= scratch_floats_) return;
   scratch_floats_ = floats;
@@ -160,8 +161,8 @@ void DecodeAttention::place(const Pass& pass, int64_t layer, int64_t rows) {
     key_places_[r] = pages_.keys + place;
     value_places_[r] = pages_.values + place;
   }
-  pass.kernels.place_heads(place_call(pass, key_places_.data(), value_places_.data(), head_stride), share.first,
-                           share.last);
+  pass.kernels.place_heads(place_call(pass, key_places_.data(), value_places_.data(), head_stride),
+                           share.first, share.last);
 }
 
 void DecodeAttention::attend(const Pass& pass, int64_t layer) {

@@ -1,5 +1,5 @@
-// Query, key and value of each row to their places, query and key rotated by the row's position (RoPE; Su et al.,
-// arXiv 2104.09864, in the half-split order of Hugging Face's Llama).
+// Query, key and value of each row to their places, query and key rotated by the row's position (RoPE; Su et
+// al., arXiv 2104.09864, in the half-split order of Hugging Face's Llama).
 #include "kernels.h"
 #include "lane_loops.h"
 

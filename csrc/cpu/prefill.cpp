@@ -1,6 +1,6 @@
-// Prompts follow each other as one list of tokens without padding, read some hundred tokens at a time: a prompt may
-// be cut anywhere, as its earlier positions are in the cache by then. With many prompts each thread reads its own.
-// The last layer continues with the last tokens alone.
+// Prompts follow each other as one list of tokens without padding, read some hundred tokens at a time: a
+// prompt may be cut anywhere, as its earlier positions are in the cache by then. With many prompts each
+// thread reads its own. The last layer continues with the last tokens alone.
 #include "prefill.h"
 
 #include <algorithm>

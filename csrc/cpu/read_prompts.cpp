@@ -23,8 +23,9 @@ Tensor read_prompts(const Tensor& model_bytes, std::optional<Tensor> position_em
                   tokens.size(0), ", the number of tokens, got ", offset[0], " .. ", offset[cache.prompts]);
   for (int64_t b = 0; b < cache.prompts; ++b) {
     const int64_t length = offset[b + 1] - offset[b];
-    STD_TORCH_CHECK(length >= (last_hidden ? 1 : 0) && length <= cache.max_prompt, "offsets must give prompt ", b,
-                    " from ", last_hidden ? 1 : 0, " to ", cache.max_prompt, " tokens (max_prompt), got ", length);
+    STD_TORCH_CHECK(length >= (last_hidden ? 1 : 0) && length <= cache.max_prompt,
+                    "offsets must give prompt ", b, " from ", last_hidden ? 1 : 0, " to ", cache.max_prompt,
+                    " tokens (max_prompt), got ", length);
     check_last_position(length - 1, position_embedding, "a prompt");
   }
   const Tensor hidden = new_tensor({last_hidden ? cache.prompts : 0, model.hidden}, ScalarType::Float);

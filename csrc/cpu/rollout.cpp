@@ -1,9 +1,9 @@
-// Rows are independent between prunings. So where there are enough of them, each thread takes its own rows through
-// all steps and waits for the others only where rows are pruned; with few rows all threads work on all of them and
-// share the panels of every layer.
+// Rows are independent between prunings. So where there are enough of them, each thread takes its own rows
+// through all steps and waits for the others only where rows are pruned; with few rows all threads work on
+// all of them and share the panels of every layer.
 //
-// Pruning moves no cache: a row's past is a list of slots (its ancestry), and row r always writes to slot r, so
-// what an ancestor wrote stays where it is.
+// Pruning moves no cache: a row's past is a list of slots (its ancestry), and row r always writes to slot r,
+// so what an ancestor wrote stays where it is.
 #include "rollout.h"
 
 #include <algorithm>
@@ -42,7 +42,8 @@ struct Trajectories {
     const int64_t width = call.rows / call.questions;
     for (int64_t r = 0; r < call.rows; ++r) {
       question[r] = r / width;
-      std::copy_n(call.ancestry + r * call.pages.max_suffix, call.read, slots.begin() + r * call.pages.max_suffix);
+      std::copy_n(call.ancestry + r * call.pages.max_suffix, call.read,
+                  slots.begin() + r * call.pages.max_suffix);
     }
     keys.resize(call.capacity);
     question.resize(call.capacity);
@@ -83,9 +84,8 @@ std::vector<int64_t> best_of_each_question(const Trajectories& rows, int64_t que
     std::vector<int64_t> order;
     for (int64_t r = first; r < last; ++r) order.push_back(r);
     const int64_t count = std::min(keep, last - first);
-    std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int64_t a, int64_t c) {
-      return ranks_before(rows.total[a], a, rows.total[c], c);
-    });
+    std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                      [&](int64_t a, int64_t c) { return ranks_before(rows.total[a], a, rows.total[c], c); });
     std::sort(order.begin(), order.begin() + count);
     kept.insert(kept.end(), order.begin(), order.begin() + count);
     first = last;
@@ -195,8 +195,9 @@ class Rollout {
   // Thought t (0, 1, ...) of rows [first, last), and its score.
   void step(Group& group, const Member& member, int64_t t, int64_t first, int64_t last) {
     const int64_t count = last - first;
-    const Pass pass = {*call_.generator.model, kernels_, group.buffers, member, call_.dropout,
-                       call_.generator.position_embedding};
+    const Pass pass = {*call_.generator.model, kernels_,
+                       group.buffers,          member,
+                       call_.dropout,          call_.generator.position_embedding};
     const int64_t hidden = pass.model.hidden;
     if (t == 0 && call_.first_is_hidden) {
       const Share share = share_of(member, count);
@@ -214,7 +215,8 @@ class Rollout {
   }
 
   float* thought(int64_t row, int64_t t) const {
-    return call_.thoughts + (rows_.lineage[row * call_.steps + t] * call_.steps + t) * call_.generator.model->hidden;
+    return call_.thoughts +
+           (rows_.lineage[row * call_.steps + t] * call_.steps + t) * call_.generator.model->hidden;
   }
 
   // One pass over `count` rows; their suffixes grow by one.
@@ -231,7 +233,8 @@ class Rollout {
                       suffix_len.data() + first);
     }
     pass.member.wait();
-    run_pass(pass, {count, group.inputs.data(), group.positions.data(), rows_.keys.data() + first}, attention);
+    run_pass(pass, {count, group.inputs.data(), group.positions.data(), rows_.keys.data() + first},
+             attention);
     if (pass.member.rank == 0) {
       for (int64_t i = 0; i < count; ++i) ++suffix_len[first + i];
     }
@@ -248,8 +251,19 @@ class Rollout {
       if (stage.linear.outputs > 0) {
         run_linear(pass, stage.linear, x, count, stage.activation, to);
       } else {
-        const DropoutAddNormCall call = {false, stage.size, x, group.buffers.zeros.get(), stage.norm.weight,
-                                         stage.norm.bias, {}, 0, 0.0, stage.norm.eps, stage.norm.kind, x, to};
+        const DropoutAddNormCall call = {false,
+                                         stage.size,
+                                         x,
+                                         group.buffers.zeros.get(),
+                                         stage.norm.weight,
+                                         stage.norm.bias,
+                                         {},
+                                         0,
+                                         0.0,
+                                         stage.norm.eps,
+                                         stage.norm.kind,
+                                         x,
+                                         to};
         const Share share = share_of(pass.member, count);
         kernels_.dropout_add_norm(call, share.first, share.last);
         pass.member.wait();

@@ -1,5 +1,5 @@
-// The latent phase of many trajectories: T thoughts of every row, scored by a LatentRM in lock-step, pruned and
-// branched between steps. See rollout.cpp for the order of things.
+// The latent phase of many trajectories: T thoughts of every row, scored by a LatentRM in lock-step, pruned
+// and branched between steps. See rollout.cpp for the order of things.
 #pragma once
 
 #include <vector>
@@ -19,22 +19,23 @@ struct RolloutModel {
 
 struct RolloutCall {
   RolloutModel generator;
-  SuffixPages pages;      // of the generator; slot r is written by row r
-  int64_t read;           // suffix positions that every row has already
+  SuffixPages pages;           // of the generator; slot r is written by row r
+  int64_t read;                // suffix positions that every row has already
   const RolloutModel* reward;  // or null
-  const float* first;     // [rows, hidden]: what yields the first thought
-  bool first_is_hidden;   // a final-norm hidden state, else an input vector that is still to be read
-  int64_t rows;           // at the start: the same number for each question
+  const float* first;          // [rows, hidden]: what yields the first thought
+  bool first_is_hidden;        // a final-norm hidden state, else an input vector that is still to be read
+  int64_t rows;                // at the start: the same number for each question
   int64_t questions;
-  int64_t capacity;       // most rows that there may be after branching
+  int64_t capacity;  // most rows that there may be after branching
   int64_t steps;
   int64_t seed;
   PassDropout dropout;
   float sigma;
   bool relative;
-  std::vector<int64_t> keep;  // rows that each question keeps after each step, 0 for all; empty for none pruned
-  int64_t candidates;         // rows that each kept one becomes for the next step
-  const int64_t* keys;        // [rows]
+  std::vector<int64_t>
+      keep;             // rows that each question keeps after each step, 0 for all; empty for none pruned
+  int64_t candidates;   // rows that each kept one becomes for the next step
+  const int64_t* keys;  // [rows]
   // Results; of rows past the last one nothing is said.
   float* thoughts;         // [capacity, steps, hidden]
   float* step_scores;      // [capacity, steps] or null

@@ -1,8 +1,8 @@
 // Rows of fp32 as the products of a weight format read them.
 //
-// bfloat16 rounds to nearest even. int8 divides by the row's largest magnitude / 127 (dynamic per-row scale) and
-// rounds to nearest even; values are stored + 128, as VNNI wants its first operand unsigned. Inputs past the end
-// of a row are zeros.
+// bfloat16 rounds to nearest even. int8 divides by the row's largest magnitude / 127 (dynamic per-row scale)
+// and rounds to nearest even; values are stored + 128, as VNNI wants its first operand unsigned. Inputs past
+// the end of a row are zeros.
 #pragma once
 
 #include "lane_loops.h"
@@ -16,8 +16,7 @@ typedef uint8_t UnalignedBytePart
 
 LATENT_EXT_INLINE void store_bytes(uint8_t* to, const Words& x) {
   LATENT_EXT_EACH_PART {
-    *reinterpret_cast<UnalignedBytePart*>(to + i * kPartLanes) =
-        __builtin_convertvector(x.part[i], BytePart);
+    *reinterpret_cast<UnalignedBytePart*>(to + i * kPartLanes) = __builtin_convertvector(x.part[i], BytePart);
   }
 }
 
@@ -38,7 +37,8 @@ LATENT_EXT_INLINE void encode_bfloat16(const float* x, int64_t count, uint32_t* 
   if (count % 2 != 0) to[count].bits = 0;
 }
 
-// A row with a value that is not finite becomes NaN through its scale: nothing that it feeds can look healthy.
+// A row with a value that is not finite becomes NaN through its scale: nothing that it feeds can look
+// healthy.
 LATENT_EXT_INLINE float encode_int8(const float* x, int64_t count, uint32_t* out) {
   Floats largest(0.0f);
   Floats check(0.0f);
@@ -68,8 +68,8 @@ LATENT_EXT_INLINE float encode_int8(const float* x, int64_t count, uint32_t* out
 }
 
 // words: [rows, stride]; scales: [rows], for int8.
-inline void encode_rows(WeightFormat format, const float* rows, int64_t row_stride, int64_t count, int64_t inputs,
-                        uint32_t* words, int64_t stride, float* scales) {
+inline void encode_rows(WeightFormat format, const float* rows, int64_t row_stride, int64_t count,
+                        int64_t inputs, uint32_t* words, int64_t stride, float* scales) {
   for (int64_t r = 0; r < count; ++r) {
     const float* row = rows + r * row_stride;
     uint32_t* to = words + r * stride;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -88,8 +88,8 @@ def weights_name(dtype: torch.dtype) -> str:
     return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
-class PromptCache(Protocol):
-    """Prompts that were read once; opaque to callers, who hand it back to the engine that made it."""
+# Prompts that were read once; opaque to callers, who hand it back to the engine that made it.
+PromptCache: TypeAlias = Any
 
 
 class Engine(Protocol):

@@ -258,12 +258,12 @@ def _pack(
     _write_head(writer, head, blocks, outer)
     writer.section(None if score is None else score[0])
     writer.section(None if score is None else score[1])
+    embedding: Any = body.get_input_embeddings()  # typed as any module
+    positions = body.wpe.weight.detach().to(torch.float32) if isinstance(body, GPT2Model) else None
     return PackedModel(
         data=writer.write(),
-        token_embedding=body.get_input_embeddings().weight.detach().to(torch.float32),
-        position_embedding=body.wpe.weight.detach().to(torch.float32)
-        if isinstance(body, GPT2Model)
-        else None,
+        token_embedding=embedding.weight.detach().to(torch.float32),
+        position_embedding=positions,
         weights=weights,
         layers=blocks.layers,
         kv_heads=blocks.kv_heads,
@@ -338,14 +338,14 @@ def _layer_linears(body: PreTrainedModel, layer: int) -> list[tuple[Tensor, Tens
         gpt2: Any = body.h[layer]
         modules = (gpt2.attn.c_attn, gpt2.attn.c_proj, gpt2.mlp.c_fc, gpt2.mlp.c_proj)
         return [(module.weight.t(), module.bias) for module in modules]
-    block: Any = body.layers[layer]
+    llama: Any = body
+    block = llama.layers[layer]
     attention, mlp = block.self_attn, block.mlp
 
     def joined(*modules: nn.Linear) -> tuple[Tensor, Tensor | None]:
-        biases = [module.bias for module in modules]
-        return torch.cat([module.weight for module in modules]), None if biases[0] is None else torch.cat(
-            biases
-        )
+        biases: list[Tensor] = [module.bias for module in modules if module.bias is not None]
+        weights: list[Tensor] = [module.weight for module in modules]
+        return torch.cat(weights), torch.cat(biases) if biases else None
 
     return [
         joined(attention.q_proj, attention.k_proj, attention.v_proj),

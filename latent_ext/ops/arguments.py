@@ -85,6 +85,14 @@ def check_tensor(
         raise ValueError(f"{name} must have shape {axes} = {list(shape)}, got {list(tensor.shape)}")
 
 
+def check_packed(name: str, model: Tensor) -> None:
+    """Raises TypeError unless `model` is a tensor of bytes."""
+    if not isinstance(model, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(model).__name__}")
+    if model.dtype != torch.uint8:
+        raise TypeError(f"{name} must be the uint8 bytes of latent_ext.models.packed.pack, got {model.dtype}")
+
+
 def check_rank(name: str, tensor: Tensor, axes: str) -> None:
     """Raises ValueError unless `tensor` has as many dimensions as `axes`, such as "[rows, hidden]", names."""
     if tensor.dim() != axes.count(",") + 1:

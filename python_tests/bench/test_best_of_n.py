@@ -282,6 +282,7 @@ def test_paired_bootstrap_holds_the_difference_and_knows_when_there_is_none() ->
         ({"methods": ("careful",)}, "methods: got careful"),
         ({"sampler": "none"}, "sampler: got 'none'"),
         ({"weights": "int4"}, "weights: got 'int4'"),
+        ({"weights": "bf16", "engine": "modules"}, "needs engine auto or native, got 'modules'"),
     ],
 )
 def test_a_setting_that_cannot_be_run_is_named(changes: dict[str, Any], message: str) -> None:

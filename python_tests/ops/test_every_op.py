@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_cases import DTYPES, OP_NAMES, OpCase, random_case
+from op_cases import CPU_ONLY_OPS, DTYPES, OP_NAMES, OpCase, random_case
 
 import latent_ext._native as _native
 from latent_ext import ops
@@ -32,6 +32,18 @@ def row_results(case: OpCase) -> list[torch.Tensor]:
         "score_and_prune": results[:2],
         "next_token": results,
     }[case.name]
+
+
+def test_every_schema_has_a_face_a_reference_and_tests() -> None:
+    namespace = "latent_ext::"
+    schemas = {
+        name.removeprefix(namespace)
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith(namespace)
+    }
+    assert schemas == {*OP_NAMES, *CPU_ONLY_OPS}
+    for name in schemas:
+        assert {name, name + "_reference"} <= set(ops.__all__)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -19,8 +19,8 @@ LATENT_EXT_HOST_DEVICE LATENT_EXT_INLINE Float gelu_tanh(Float x) {
   return times_sigmoid(x, Float(1.5957691216057308f) * cubic);
 }
 
-// exp(-x^2) with the rounding error of x^2 left in, times a rational in 1 / (1 + p |x|): Abramowitz and Stegun
-// 7.1.26, absolute error below 2e-7.
+// exp(-x^2) with the rounding error of x^2 left in, times a rational in 1 / (1 + p |x|): Abramowitz and
+// Stegun 7.1.26, absolute error below 2e-7.
 template <class Float>
 LATENT_EXT_HOST_DEVICE LATENT_EXT_INLINE Float gelu_erf(Float x) {
   const Float scaled = x * Float(0.70710678118654752f);
