@@ -12,6 +12,12 @@ namespace {
 constexpr int64_t kBlockPanels = kVocabularyBlock / kPanelWidth;
 static_assert(kVocabularyBlock % kPanelWidth == 0, "a block of the vocabulary is made of whole panels");
 
+// What a pass wants to know of rows; see Group.
+struct Positions {
+  std::vector<int64_t> prompt, slots, suffix_len, keys, positions;
+  std::vector<const float*> inputs;
+};
+
 // The rows of one group that are still being decoded, in order.
 struct Group {
   std::vector<int64_t> row, prompt, slots, suffix_len, keys, token;
@@ -22,9 +28,11 @@ struct Group {
   std::vector<TokenChoice> choices;
   std::vector<Scratch> logits;  // by member
   std::vector<float> logprob;
+  Positions both;
 
   Group(const AnswersCall& call, Share rows, int members)
-      : buffers(*call.generator.model, std::min(kPassRows, std::max<int64_t>(1, rows.last - rows.first))),
+      : buffers(*call.generator.model,
+                std::min(kPassRows, std::max<int64_t>(1, (call.thought ? 2 : 1) * (rows.last - rows.first)))),
         attention(*call.generator.model, call.generator.prompts, call.pages, members),
         inputs(rows.last - rows.first),
         positions(rows.last - rows.first),
@@ -73,6 +81,45 @@ void read(const AnswersCall& call, const Pass& pass, Group& group, int64_t first
       ++group.suffix_len[i];
       // a drawn token is indexed by the position that it will be read at
       ++group.positions[i];
+    }
+  }
+  pass.member.wait();
+}
+
+// Reads the last thought and the first token of rows [first, last) in one pass: each row twice, the second
+// time one position on, where it sees what the first one has just written. Both are known, so the weights are
+// read once.
+void read_thought_and_token(const AnswersCall& call, const Pass& pass, Group& group, int64_t first,
+                            int64_t last) {
+  const int64_t count = last - first, hidden = pass.model.hidden, width = call.pages.max_suffix;
+  Positions& both = group.both;
+  if (pass.member.rank == 0) {
+    both = {};
+    for (const int64_t token : {0, 1}) {
+      for (int64_t i = first; i < last; ++i) {
+        both.prompt.push_back(group.prompt[i]);
+        both.suffix_len.push_back(group.suffix_len[i] + token);
+        both.keys.push_back(group.keys[i]);
+        both.positions.push_back(call.generator.prompt_len[group.prompt[i]] + both.suffix_len.back());
+        both.inputs.push_back(token ? call.token_embedding + group.token[i] * hidden
+                                    : call.thought + group.row[i] * hidden);
+        both.slots.insert(both.slots.end(), group.slots.begin() + i * width,
+                          group.slots.begin() + (i + 1) * width);
+      }
+    }
+    group.attention.begin(pass.kernels, 2 * count, both.prompt.data(), call.generator.prompt_len,
+                          both.slots.data(), both.suffix_len.data());
+  }
+  pass.member.wait();
+  run_pass(pass, {2 * count, both.inputs.data(), both.positions.data(), both.keys.data()}, group.attention);
+  const Share share = share_of(pass.member, count);
+  float* normed = group.buffers.normed.get();
+  std::copy(normed + (count + share.first) * hidden, normed + (count + share.last) * hidden,
+            normed + share.first * hidden);
+  if (pass.member.rank == 0) {
+    for (int64_t i = 0; i < count; ++i) {
+      group.suffix_len[first + i] += 2;
+      group.positions[first + i] = both.positions[count + i] + 1;
     }
   }
   pass.member.wait();
@@ -140,22 +187,19 @@ void decode(const AnswersCall& call, Group& group, const Member& member) {
   const Pass pass = {
       *call.generator.model, kernels(), group.buffers, member, {}, call.generator.position_embedding};
   const int64_t hidden = pass.model.hidden;
-  const auto each_batch = [&](const auto& body) {
-    const int64_t alive = group.alive();
-    for (int64_t first = 0; first < alive; first += kPassRows)
-      body(first, std::min(alive, first + kPassRows));
-  };
-  if (call.thought) {
-    each_batch([&](int64_t first, int64_t last) {
-      read(call, pass, group, first, last, [&](int64_t i) { return call.thought + group.row[i] * hidden; });
-    });
-  }
   for (int64_t emitted = 0; emitted < call.max_tokens && group.alive() > 0; ++emitted) {
-    each_batch([&](int64_t first, int64_t last) {
-      read(call, pass, group, first, last,
-           [&](int64_t i) { return call.token_embedding + group.token[i] * hidden; });
+    const bool thought = emitted == 0 && call.thought;
+    const int64_t alive = group.alive(), batch = thought ? kPassRows / 2 : kPassRows;
+    for (int64_t first = 0; first < alive; first += batch) {
+      const int64_t last = std::min(alive, first + batch);
+      if (thought) {
+        read_thought_and_token(call, pass, group, first, last);
+      } else {
+        read(call, pass, group, first, last,
+             [&](int64_t i) { return call.token_embedding + group.token[i] * hidden; });
+      }
       choose(call, pass, group, first, last);
-    });
+    }
     if (member.rank == 0) record(call, group, emitted);
     member.wait();
   }
