@@ -195,19 +195,20 @@ def lead_of_the_kept(case: OpCase) -> float:
 
 @pytest.mark.parametrize("questions", [1, 2, 3])
 @pytest.mark.parametrize("pruning", PRUNINGS)
-@on_every_format_and_body
+@pytest.mark.parametrize("body", list(BODIES))
 def test_pruning_keeps_branches_and_names_what_the_reference_does(
-    generator: Generator, body: str, weights: str, pruning: str, questions: int
+    generator: Generator, body: str, pruning: str, questions: int
 ) -> None:
-    packed, reward = (packed_model(generator, body, weights) for _ in range(2))
-    while True:
+    # Pruning sees totals and not formats; in fp32 alone are few of them too close for rounding.
+    packed, reward = (packed_model(generator, body, "fp32") for _ in range(2))
+    for _ in range(20):
         case = latent_rollout_case(
             generator, packed, reward, rows=12, questions=questions, sigma=0.8, p=0.2, **PRUNINGS[pruning]
         )
         # Rounding may decide between near equals: such draws say nothing.
-        if lead_of_the_kept(case) > 2 * STEPS * tolerance("packed_logit", STORAGE[weights]).atol:
-            break
-    assert_rollouts_agree(case, weights)
+        if lead_of_the_kept(case) > 2 * STEPS * tolerance("packed_logit", torch.float32).atol:
+            return assert_rollouts_agree(case, "fp32")
+    pytest.fail("twenty draws in a row were decided by less than rounding")
 
 
 def test_children_have_keys_of_their_own_and_one_past(generator: Generator) -> None:
