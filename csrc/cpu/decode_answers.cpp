@@ -56,7 +56,9 @@ std::tuple<Tensor, Tensor, Tensor> decode_answers(
   check_tensor("suffix_len", suffix_len, ScalarType::Long, {{"rows", rows}});
   STD_TORCH_CHECK(std::isfinite(temperature) && temperature >= 0,
                   "temperature must be finite and not negative, got ", temperature);
-  STD_TORCH_CHECK(max_tokens >= 1, "max_tokens must be at least 1, got ", max_tokens);
+  STD_TORCH_CHECK(max_tokens >= 1 && max_tokens <= pages.max_suffix,
+                  "max_tokens must be at least 1, and suffix_key have room for as many positions (",
+                  pages.max_suffix, "), got ", max_tokens);
   // the last token is drawn and not read
   const int64_t reads = max_tokens + (thought ? 1 : 0);
   check_indices("suffix_len", int64_data(suffix_len), rows, 0, pages.max_suffix - reads + 1);

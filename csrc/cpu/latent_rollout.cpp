@@ -89,7 +89,7 @@ void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_em
   check_tensor("ancestry", ancestry, ScalarType::Long,
                {{"capacity", capacity}, {"max_suffix", pages.max_suffix}});
   const int64_t passes = steps - (first_is_hidden ? 1 : 0);
-  STD_TORCH_CHECK(suffix_len >= 0 && suffix_len + passes <= pages.max_suffix,
+  STD_TORCH_CHECK(suffix_len >= 0 && suffix_len <= pages.max_suffix - passes,
                   "suffix_key must have room for suffix_len + ", passes, " positions, got ", pages.max_suffix,
                   " with suffix_len ", suffix_len);
   for (int64_t r = 0; r < rows; ++r) {

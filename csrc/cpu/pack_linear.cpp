@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "check.h"
@@ -74,8 +75,16 @@ void pack_linear(const Tensor& weight, std::string format_name, const Tensor& pa
   std::fill_n(sum, packed, 0);
   torch::stable::parallel_for(0, outputs, 16, [&](int64_t first, int64_t last) {
     for (int64_t n = first; n < last; ++n) {
-      float largest = 0.0f;
-      for (int64_t k = 0; k < inputs; ++k) largest = std::max(largest, std::fabs(values[n * inputs + k]));
+      float largest = 0.0f, check = 0.0f;
+      for (int64_t k = 0; k < inputs; ++k) {
+        largest = std::max(largest, std::fabs(values[n * inputs + k]));
+        check += values[n * inputs + k] - values[n * inputs + k];  // 0, or NaN for infinity and NaN
+      }
+      if (check != 0.0f) {
+        // as in a row of inputs: nothing that such a weight feeds can look healthy
+        scale[n] = std::numeric_limits<float>::quiet_NaN();
+        continue;
+      }
       scale[n] = largest / 127.0f;
       for (int64_t k = 0; k < inputs; ++k) {
         const float scaled = largest > 0.0f ? values[n * inputs + k] * (127.0f / largest) : 0.0f;

@@ -91,6 +91,16 @@ def test_panels_hold_every_weight_once(generator: Generator, outputs: int, input
     assert int((panels != 0).sum()) == int((case.arguments["weight"] != 0).sum())
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_an_int8_weight_that_is_not_finite_makes_its_output_nan(bad: float) -> None:
+    weight = torch.tensor([[1.0, bad, 2.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    panels, sums = torch.empty(16, dtype=torch.int32), torch.empty(16, dtype=torch.int32)
+    scales = torch.empty(16)
+    ops.pack_linear(weight, "int8", panels, scales, sums)
+    assert scales[0].isnan()
+    assert scales[1] > 0.0
+
+
 def test_int8_weights_lie_within_half_a_step(generator: Generator) -> None:
     case = pack_linear_case(generator, "int8", 67, 91)
     panels, scales, sums = case.run()
@@ -225,9 +235,10 @@ def test_children_have_keys_of_their_own_and_one_past(generator: Generator) -> N
     assert all(not torch.equal(thoughts[0, 1], thoughts[n, 1]) for n in range(1, 4))
 
 
-def test_a_child_is_the_row_that_was_never_pruned(generator: Generator) -> None:
+@on_every_format_and_body
+def test_a_child_is_the_row_that_was_never_pruned(generator: Generator, body: str, weights: str) -> None:
     """Child 0 of a kept row goes on, bit for bit, as if nothing had been pruned."""
-    packed, reward = packed_model(generator), packed_model(generator)
+    packed, reward = (packed_model(generator, body, weights) for _ in range(2))
     case = latent_rollout_case(
         generator, packed, reward, rows=8, questions=2, sigma=0.8, p=0.2, keep=(3, 2, 2, 1), candidates=2
     )
@@ -533,6 +544,7 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("latent_rollout", {"prompt_len": [99]}, "prompt_len must be in"),
     ("latent_rollout", {"suffix_len": -1}, "suffix_key must have room for suffix_len"),
     ("latent_rollout", {"suffix_len": 4}, "suffix_key must have room for suffix_len"),
+    ("latent_rollout", {"suffix_len": (1 << 63) - 1}, "suffix_key must have room for suffix_len"),
     ("latent_rollout", {"ancestry": [-1]}, "ancestry must be in"),
     ("latent_rollout", {"ancestry": [1 << 40]}, "ancestry must be in"),
     ("latent_rollout", {"sigma": -1.0}, "sigma must be finite and not negative, got -1"),
@@ -548,8 +560,9 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("latent_rollout", {"reward_prompt_len": None}, "reward_prompt_len.* must be given with reward_model"),
     ("latent_rollout", {"reward_prompt_index": [-1]}, "reward_prompt_index must be in"),
     ("decode_answers", {"first_token": [VOCABULARY]}, r"first_token must be in \[0, 131\), got 131"),
-    ("decode_answers", {"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-    ("decode_answers", {"max_tokens": 1000}, "suffix_len must be in"),
+    ("decode_answers", {"max_tokens": 0}, "max_tokens must be at least 1, and .*, got 0"),
+    ("decode_answers", {"max_tokens": 1000}, "max_tokens must be at least 1, and suffix_key have room"),
+    ("decode_answers", {"max_tokens": (1 << 63) - 1}, "max_tokens must be at least 1, and suffix_key have room"),
     ("decode_answers", {"temperature": -1.0}, "temperature must be finite and not negative, got -1"),
     ("decode_answers", {"suffix_len": [-1]}, "suffix_len must be in"),
     ("decode_answers", {"suffix_len": [8]}, "suffix_len must be in"),
