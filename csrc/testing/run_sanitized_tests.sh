@@ -37,6 +37,7 @@ case $built in
   "$build"/site/*" address,undefined") ;;
   *) echo "the tests would run another library than the sanitized one: $built" >&2; exit 1 ;;
 esac
+# A sanitizer writes its report to file descriptor 2 and ends the process: pytest must not hold that back.
 tests="$root/python_tests"
-"$python" -m pytest -q -p no:cacheprovider --rootdir "$root" "$tests/ops" "$tests/test_team.py" "$@"
-"$python" -m pytest -q -p no:cacheprovider --rootdir "$root" "$tests/engine" -k native "$@"
+"$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$root" "$tests/ops" "$tests/test_team.py" "$@"
+"$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$root" "$tests/engine" -k native "$@"
