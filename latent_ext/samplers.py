@@ -39,7 +39,8 @@ class MCDropout:
             0.01 to 0.03 for Llama-1B size.
         per: "step" draws a fresh mask at every position, as published; "trajectory" keeps one mask per site
             for the whole trajectory (one sub-network per trajectory).
-        sites: "residual": the attention and MLP outputs of each block, the published coverage setting;
+        sites: "residual": the attention and MLP outputs of each block (on Llama the MLP output alone), the
+            published coverage setting;
             "residual+embedding" also drops the input vector of the position.
 
     Raises:

@@ -12,7 +12,7 @@ PackedModel check_packed_model(const char* name, const Tensor& bytes);
 
 // [rows of the table, hidden] fp32.
 const float* check_embedding(const char* name, const Tensor& table, const PackedModel& model);
-// The same or null; the model must rotate by position or have a table.
+// The same or null; a model that rotates by position has none.
 const float* check_position_embedding(const char* name, const std::optional<Tensor>& table,
                                       const PackedModel& model);
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from op_cases import OpCase, normal, random_keys
 from torch import Generator, Tensor
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
 
 from latent_ext.models.family import HeadStage, ThoughtHead
-from latent_ext.models.packed import PackedModel, pack
+from latent_ext.models.packed import WEIGHTS, PackedModel, pack
 from latent_ext.ops import read_prompts_reference
 
 # By body: a hidden size that is no multiple of 16; the inner sizes are no multiples of 4 and 2.
@@ -308,3 +309,24 @@ def pack_linear_case(generator: Generator, format: str, outputs: int, inputs: in
         "sums": torch.full((packed,), -1, dtype=torch.int32) if int8 else None,
     }
     return OpCase("pack_linear", arguments, ("panels", "scales", "sums"), (), outputs)
+
+
+def cases_of_every_op(
+    generator: Generator, packed: PackedModel, reward: PackedModel, rows: int
+) -> dict[str, OpCase]:
+    lengths = tuple(1 + 3 * b % 17 for b in range(rows))
+    return {
+        "read_prompts": read_prompts_case(generator, packed, lengths, p=0.2, embedding=True),
+        "latent_rollout": latent_rollout_case(
+            generator, packed, reward, rows=rows, sigma=0.4, relative=True, p=0.2, keep=(0, 3, 2, 1), candidates=2
+        ),
+        "decode_answers": decode_answers_case(
+            generator, packed, rows=rows, temperature=1.0, end_of_sequence=5, max_tokens=4
+        ),
+    }  # fmt: skip
+
+
+def on_every_format_and_body(test: Any) -> Any:
+    for name, values in (("weights", WEIGHTS), ("body", BODIES)):
+        test = pytest.mark.parametrize(name, list(values))(test)
+    return test
