@@ -116,7 +116,8 @@ def compile_op(op: str, architectures: list[str], nvcc: str = "nvcc") -> tuple[l
         command = [
             nvcc, "-std=c++17", "-O3", "-fmad=false", "-Xptxas", "-v", "-Xcompiler", "-fPIC",
             "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-            f"-I{FOLDER.parent / 'include'}", "-isystem", str(torch_include()),
+            f"-I{FOLDER.parent / 'include'}", f"-I{FOLDER.parent}", f"-I{FOLDER.parent / 'cpu'}",
+            "-isystem", str(torch_include()),
             *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures),
             "-c", str(FOLDER / f"{op}.cu"), "-o", str(Path(folder) / "object.o"),
         ]  # fmt: skip
