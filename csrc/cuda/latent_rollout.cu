@@ -92,7 +92,8 @@ int device_attribute(cudaDeviceAttr attribute, int32_t device) {
 }
 
 template <typename T>
-void launch_rollout(RolloutArguments& a, const std::string& rung, const Tensor& first) {
+void launch_rollout(RolloutArguments& a, RolloutLayers& layers, const std::string& rung,
+                    const Tensor& first) {
   const int32_t device = first.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* handle = nullptr;
@@ -106,35 +107,34 @@ void launch_rollout(RolloutArguments& a, const std::string& rung, const Tensor& 
   set_workspace<T>(a, static_cast<unsigned char*>(workspace.mutable_data_ptr()));
   STD_CUDA_CHECK(cudaMemsetAsync(a.arrived, 0, sizeof(*a.arrived), stream));
 
-  const size_t shared = rollout_shared_bytes(widest_row(a));
+  const RolloutShared shared =
+      rollout_shared(widest_row(a), device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const int processors = device_attribute(cudaDevAttrMultiProcessorCount, device);
-  const auto prepare = [](const void* kernel, size_t bytes) {
-    STD_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  const auto prepare = [&](const void* kernel) {
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared.total));
   };
   if (rung != "stream") {
     const auto kernel = persistent_rollout_kernel<T>;
-    const size_t with_phase = shared + sizeof(Phase);
-    prepare(reinterpret_cast<const void*>(kernel), with_phase);
+    prepare(reinterpret_cast<const void*>(kernel));
     int resident = 0;
     STD_CUDA_CHECK(
-        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kRolloutThreads, with_phase));
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kRolloutThreads, shared.total));
     const bool possible = resident > 0 && device_attribute(cudaDevAttrCooperativeLaunch, device) != 0;
     STD_TORCH_CHECK(possible || rung == "auto",
                     "latent_rollout: rung \"persistent\" needs a device that launches cooperative kernels");
     if (possible) {
-      int phase_offset = static_cast<int>(shared);
-      void* arguments[] = {&a, &phase_offset};
+      RolloutShared layout = shared;
+      void* arguments[] = {&a, &layers, &layout};
       STD_CUDA_CHECK(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), dim3(processors),
-                                                 dim3(kRolloutThreads), arguments, with_phase, stream));
+                                                 dim3(kRolloutThreads), arguments, shared.total, stream));
       return;
     }
   }
   const auto kernel = rollout_phase_kernel<T>;
-  prepare(reinterpret_cast<const void*>(kernel), shared);
+  prepare(reinterpret_cast<const void*>(kernel));
   Phase phase = first_phase(a.program);
   do {
-    kernel<<<processors, kRolloutThreads, shared, stream>>>(a, phase);
+    kernel<<<processors, kRolloutThreads, shared.total, stream>>>(a, layers, shared, phase);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   } while (advance(a.program, phase));
 }
@@ -153,10 +153,12 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
   const ArgumentCheck check("latent_rollout", "prefix_key", prefix_key);
   STD_TORCH_CHECK(rung == "auto" || rung == "persistent" || rung == "stream",
                   "latent_rollout: rung must be \"auto\", \"persistent\" or \"stream\", got \"", rung, "\"");
-  const auto arguments = std::make_unique<RolloutArguments>();  // 26 kB: too much for some stacks
+  const auto arguments = std::make_unique<RolloutArguments>();
   RolloutArguments& a = *arguments;
+  const auto of_layers = std::make_unique<RolloutLayers>();
+  RolloutLayers& layers = *of_layers;
   const PackedModel model = check_model(check, "model", model_bytes, "model_header", model_header);
-  set_body("model", model, model_bytes.const_data_ptr(), a.body[kGenerator]);
+  set_body("model", model, model_bytes.const_data_ptr(), a.body[kGenerator], layers.of[kGenerator]);
   set_head(model, model_bytes.const_data_ptr(), a);
   a.program.layers[kGenerator] = static_cast<int>(model.layers.size());
 
@@ -182,11 +184,11 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
   check.dimensions("suffix_key", suffix_key, 5);
   body.slots = suffix_key.size(1);
   body.max_suffix = suffix_key.size(3);
-  const int64_t layers = static_cast<int64_t>(model.layers.size());
+  const int64_t depth = static_cast<int64_t>(model.layers.size());
   check.tensor("suffix_key", suffix_key,
-               {layers, body.slots, model.kv_heads, body.max_suffix, model.head_dim});
+               {depth, body.slots, model.kv_heads, body.max_suffix, model.head_dim});
   check.tensor("suffix_value", suffix_value,
-               {layers, body.slots, model.kv_heads, body.max_suffix, model.head_dim});
+               {depth, body.slots, model.kv_heads, body.max_suffix, model.head_dim});
   const int64_t passes = steps - (first_is_hidden ? 1 : 0);
   STD_TORCH_CHECK(body.slots >= capacity,
                   "latent_rollout: suffix_key must have as many slots as thoughts rows, got ", body.slots,
@@ -221,7 +223,7 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
     STD_TORCH_CHECK(only_format("reward_model", scorer) == format,
                     "latent_rollout: reward_model must be packed with the weights of model");
     RolloutBody& reward = a.body[kReward];
-    set_body("reward_model", scorer, reward_bytes->const_data_ptr(), reward);
+    set_body("reward_model", scorer, reward_bytes->const_data_ptr(), reward, layers.of[kReward]);
     a.program.layers[kReward] = static_cast<int>(scorer.layers.size());
     set_caches(check,
                {"reward_position_embedding", "reward_prompt_index", "reward_prompt_len", "reward_prefix_key",
@@ -261,7 +263,8 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
         each.head_dim % 4 == 0 &&
         can_read_packs<float>(4, {each.prefix_key, each.prefix_value, each.suffix_key, each.suffix_value});
   }
-  for_storage_type(check.dtype(), [&](auto storage) { launch_rollout<decltype(storage)>(a, rung, first); });
+  for_storage_type(check.dtype(),
+                   [&](auto storage) { launch_rollout<decltype(storage)>(a, layers, rung, first); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(latent_ext, CUDA, m) {

@@ -15,10 +15,31 @@
 
 namespace latent_ext {
 
-// Shared memory of a phase; the persistent kernel has one more Phase behind it.
-inline size_t rollout_shared_bytes(int widest_row) {
-  const size_t row = row_shared_bytes(widest_row);
-  return ((row > kLinearSharedBytes ? row : kLinearSharedBytes) + 15) / 16 * 16;
+// Shared memory: the ring of the linear layers, what a row takes, and the persistent kernel's arguments and
+// phase. Where all of it does not fit, rows use the ring's memory, and no weights can be staged ahead.
+struct RolloutShared {
+  int ring_per_warp;
+  int row_offset, arguments_offset, phase_offset;
+  bool stages_ahead;
+  int total;
+};
+
+// limit: bytes that a block can have.
+inline RolloutShared rollout_shared(int widest_row, int limit) {
+  const auto rounded = [](size_t bytes) { return static_cast<int>((bytes + 15) / 16 * 16); };
+  const int row = rounded(row_shared_bytes(widest_row)), arguments = rounded(sizeof(RolloutArguments));
+  const int kept = arguments + rounded(sizeof(Phase));
+  const int most = kRolloutWarps * 3 * kLargestChunk, least = static_cast<int>(kSmallestRing);
+  RolloutShared shared = {};
+  shared.stages_ahead = least + row + kept <= limit;
+  const int room = limit - kept - (shared.stages_ahead ? row : 0);
+  shared.ring_per_warp = (room < most ? room : most) / kRolloutWarps / kPieceBytes * kPieceBytes;
+  const int ring = kRolloutWarps * shared.ring_per_warp;
+  shared.row_offset = shared.stages_ahead ? ring : 0;
+  shared.arguments_offset = shared.stages_ahead ? ring + row : (ring > row ? ring : row);
+  shared.phase_offset = shared.arguments_offset + arguments;
+  shared.total = shared.phase_offset + rounded(sizeof(Phase));
+  return shared;
 }
 
 __device__ __forceinline__ bool is_linear(const RolloutArguments& a, const Phase& phase) {
@@ -36,9 +57,10 @@ __device__ __forceinline__ bool is_linear(const RolloutArguments& a, const Phase
 }
 
 template <typename T>
-__device__ LinearWork<T> layer_work(const RolloutArguments& a, const Phase& phase, int b) {
+__device__ __forceinline__ LinearWork<T> layer_work(const RolloutArguments& a, const RolloutLayers& layers,
+                                                    const Phase& phase, int b) {
   const RolloutBody& body = a.body[b];
-  const RolloutLayer& layer = body.layer[phase.layer];
+  const RolloutLayer& layer = layers.of[b][phase.layer];
   const auto work = [&](const RolloutLinear& linear, const void* input, int inputs, int outputs) {
     LinearWork<T> made = {};
     made.input = static_cast<const T*>(input);
@@ -83,7 +105,7 @@ __device__ LinearWork<T> layer_work(const RolloutArguments& a, const Phase& phas
 }
 
 template <typename T>
-__device__ LinearWork<T> stage_work(const RolloutArguments& a, const Phase& phase) {
+__device__ __forceinline__ LinearWork<T> stage_work(const RolloutArguments& a, const Phase& phase) {
   const RolloutBody& body = a.body[kGenerator];
   const RolloutStage& stage = a.stage[phase.stage];
   const int to = phase.stage % 2;
@@ -106,30 +128,41 @@ __device__ LinearWork<T> stage_work(const RolloutArguments& a, const Phase& phas
 
 // The linear layers of a phase; active: which bodies have one.
 template <typename T>
-__device__ void linears_of(const RolloutArguments& a, const Phase& phase, LinearWork<T> (&works)[2],
-                           bool (&active)[2]) {
+__device__ __forceinline__ void linears_of(const RolloutArguments& a, const RolloutLayers& layers,
+                                           const Phase& phase, LinearWork<T> (&works)[2], bool (&active)[2]) {
   const bool stage = phase.kind == PhaseKind::kHeadStage;
   for (int b = 0; b < 2; ++b) {
     active[b] = stage ? b == kGenerator : takes_part(a.program, phase, b);
-    if (active[b]) works[b] = stage ? stage_work<T>(a, phase) : layer_work<T>(a, phase, b);
+    if (active[b]) works[b] = stage ? stage_work<T>(a, phase) : layer_work<T>(a, layers, phase, b);
   }
 }
 
-// Towards the next phase with linear layers: while this block works and waits, their weights come nearer.
-template <typename T>
-__device__ void prefetch_next_linears(const RolloutArguments& a, Phase phase) {
+// f(works, active, rows) for the next phase with linear layers.
+template <typename T, typename F>
+__device__ __forceinline__ void for_next_linears(const RolloutArguments& a, const RolloutLayers& layers,
+                                                 Phase phase, const F& f) {
+  phase.layer = forgotten(phase.layer);
+  phase.step = forgotten(phase.step);
   do {
     if (!advance(a.program, phase)) return;
   } while (!is_linear(a, phase));
   LinearWork<T> works[2];
   bool active[2];
-  linears_of(a, phase, works, active);
-  prefetch_linears(works, active, phase.rows);
+  linears_of(a, layers, phase, works, active);
+  f(works, active, phase.rows);
+}
+
+__device__ __forceinline__ NormStep norm_step(const RolloutArguments& a, const RolloutLayers& layers,
+                                              const Phase& phase, int b) {
+  const RolloutLayer& layer = layers.of[b][phase.layer];
+  if (phase.kind == PhaseKind::kAttentionNorm) return {layer.attention_output.bias, layer.mlp_norm};
+  const bool last = is_last_layer(a.program, phase, b);
+  return {layer.mlp_out.bias, last ? a.body[b].final_norm : layers.of[b][phase.layer + 1].attention_norm};
 }
 
 // f(body, row) for each row of the bodies that take part, by one block each.
 template <typename F>
-__device__ void for_rows(const RolloutArguments& a, const Phase& phase, const F& f) {
+__device__ __forceinline__ void for_rows(const RolloutArguments& a, const Phase& phase, const F& f) {
   const int64_t of_generator = takes_part(a.program, phase, kGenerator) ? phase.rows : 0;
   const int64_t of_reward = takes_part(a.program, phase, kReward) ? phase.rows : 0;
   for (int64_t item = blockIdx.x; item < of_generator + of_reward; item += gridDim.x) {
@@ -143,7 +176,7 @@ __device__ void for_rows(const RolloutArguments& a, const Phase& phase, const F&
 }
 
 template <typename F>
-__device__ void for_each(int64_t count, const F& f) {
+__device__ __forceinline__ void for_each(int64_t count, const F& f) {
   for (int64_t item = blockIdx.x; item < count; item += gridDim.x) {
     f(item);
     __syncthreads();
@@ -151,8 +184,8 @@ __device__ void for_each(int64_t count, const F& f) {
 }
 
 template <typename T>
-__device__ void begin_rollout_row(const RolloutArguments& a, const Phase& phase, int64_t row,
-                                  RowShared* shared) {
+__device__ __forceinline__ void begin_rollout_row(const RolloutArguments& a, const Phase& phase, int64_t row,
+                                                  RowShared* shared) {
   begin_tables(a, row);
   __syncthreads();  // all threads read the row's tables
   const RolloutBody& body = a.body[kGenerator];
@@ -165,29 +198,47 @@ __device__ void begin_rollout_row(const RolloutArguments& a, const Phase& phase,
     store_hidden<T>(a, row, first, load_pack(input, first, body.hidden, body.wide));
 }
 
-template <typename T>
-__device__ void run_phase(const RolloutArguments& a, const Phase phase) {
+// kAhead: shared memory stays from phase to phase, so weights can be staged for the next linear layers.
+template <typename T, bool kAhead>
+__device__ __forceinline__ void run_phase(const RolloutArguments& a, const RolloutLayers& layers,
+                                          const RolloutShared& layout, const Phase phase) {
   unsigned char* const bytes = dynamic_shared();
-  RowShared* const shared = reinterpret_cast<RowShared*>(bytes);
+  RowShared* const shared = reinterpret_cast<RowShared*>(bytes + layout.row_offset);
+  const Ring ring = {bytes, layout.ring_per_warp};
+  const bool ahead = kAhead && layout.stages_ahead;
+  const auto prefetch_next = [&] {
+    for_next_linears<T>(a, layers, phase, [](const auto& works, const auto& active, int64_t rows) {
+      prefetch_linears(works, active, rows);
+    });
+  };
+  const auto stage_next = [&] {
+    for_next_linears<T>(a, layers, phase, [&](const auto& works, const auto& active, int64_t rows) {
+      stage_linears(works, active, rows, ring);
+    });
+  };
   if (is_linear(a, phase)) {
-    prefetch_next_linears<T>(a, phase);
+    prefetch_next();
     LinearWork<T> works[2];
     bool active[2];
-    linears_of(a, phase, works, active);
-    run_linears(works, active, phase.rows, bytes);
+    linears_of(a, layers, phase, works, active);
+    run_linears(works, active, phase.rows, ring, ahead);
+    if (ahead) stage_next();
     return;
   }
   switch (phase.kind) {
     case PhaseKind::kBegin:
-      prefetch_next_linears<T>(a, phase);
+      prefetch_next();
+      if (ahead) stage_next();
       for_each(phase.rows, [&](int64_t row) { begin_rollout_row<T>(a, phase, row, shared); });
       return;
     case PhaseKind::kAttention:
-      run_attention<T>(a, phase);
+      run_attention<T>(a, layers, phase);
       return;
     case PhaseKind::kAttentionNorm:
     case PhaseKind::kMlpNorm:
-      for_rows(a, phase, [&](int b, int64_t row) { norm_row<T>(a, phase, b, row, shared); });
+      for_rows(a, phase, [&](int b, int64_t row) {
+        norm_row<T>(a, norm_step(a, layers, phase, b), phase, b, row, shared);
+      });
       return;
     case PhaseKind::kHeadStage:
       for_each(phase.rows, [&](int64_t row) { stage_norm_row<T>(a, phase, row, shared); });
@@ -206,26 +257,34 @@ __device__ void run_phase(const RolloutArguments& a, const Phase phase) {
   }
 }
 
-// Cooperative: every block of the grid is resident. The phase lies in shared memory, behind what phases use
-// there: registers are for the phases.
+// Cooperative: every block of the grid is resident. Arguments and phase lie in shared memory: of what is
+// constant the compiler would keep as much in registers from phase to phase as there are.
 template <typename T>
 __global__ void __launch_bounds__(kRolloutThreads, 1)
-    persistent_rollout_kernel(const __grid_constant__ RolloutArguments a, const int phase_offset) {
-  Phase* const phase = reinterpret_cast<Phase*>(dynamic_shared() + phase_offset);
-  if (threadIdx.x == 0) *phase = first_phase(a.program);
+    persistent_rollout_kernel(const __grid_constant__ RolloutArguments given,
+                              const __grid_constant__ RolloutLayers layers, const RolloutShared layout) {
+  RolloutArguments* const a = reinterpret_cast<RolloutArguments*>(dynamic_shared() + layout.arguments_offset);
+  Phase* const phase = reinterpret_cast<Phase*>(dynamic_shared() + layout.phase_offset);
+  static_assert(sizeof(RolloutArguments) % sizeof(uint64_t) == 0, "copied in words");
+  for (size_t i = threadIdx.x; i < sizeof(RolloutArguments) / sizeof(uint64_t); i += kRolloutThreads)
+    reinterpret_cast<uint64_t*>(a)[i] = reinterpret_cast<const uint64_t*>(&given)[i];
+  if (threadIdx.x == 0) *phase = first_phase(given.program);
   __syncthreads();
-  GridWait grid_wait(a.arrived);
+  GridWait grid_wait(given.arrived);
   while (true) {
-    run_phase<T>(a, *phase);
-    if (phase->kind == PhaseKind::kFinish) return;
-    grid_wait([&] { advance(a.program, *phase); });
+    run_phase<T, true>(*a, layers, layout, *phase);
+    if (phase->kind == PhaseKind::kFinish) break;
+    grid_wait([&] { advance(a->program, *phase); });
   }
+  wait_copies(0);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kRolloutThreads, 1)
-    rollout_phase_kernel(const __grid_constant__ RolloutArguments a, const Phase phase) {
-  run_phase<T>(a, phase);
+    rollout_phase_kernel(const __grid_constant__ RolloutArguments a,
+                         const __grid_constant__ RolloutLayers layers, const RolloutShared layout,
+                         const Phase phase) {
+  run_phase<T, false>(a, layers, layout, phase);
 }
 
 }  // namespace latent_ext

@@ -33,20 +33,22 @@ void set_caches(RolloutBody& body, const Maybe& position_embedding, const Int64s
 }
 
 template <typename T>
-void run(RolloutArguments& a, bool persistent, unsigned blocks, uint64_t order) {
+void run(RolloutArguments& a, const RolloutLayers& layers, bool persistent, unsigned blocks, int shared_limit,
+         uint64_t order) {
   std::vector<unsigned char> memory(set_workspace<T>(a, nullptr) + 256, 0xFF);
   unsigned char* aligned = memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256) % 256;
   set_workspace<T>(a, aligned);
   *a.arrived = 0;
-  const size_t shared = rollout_shared_bytes(widest_row(a));
+  const RolloutShared shared = rollout_shared(widest_row(a), shared_limit);
   if (persistent) {
-    simt::launch_cooperative({blocks}, kRolloutThreads, shared + sizeof(Phase), order,
-                             [&] { persistent_rollout_kernel<T>(a, static_cast<int>(shared)); });
+    simt::launch_cooperative({blocks}, kRolloutThreads, shared.total, order,
+                             [&] { persistent_rollout_kernel<T>(a, layers, shared); });
     return;
   }
   Phase phase = first_phase(a.program);
   do {
-    simt::launch({blocks}, kRolloutThreads, shared, order++, [&] { rollout_phase_kernel<T>(a, phase); });
+    simt::launch({blocks}, kRolloutThreads, shared.total, order++,
+                 [&] { rollout_phase_kernel<T>(a, layers, shared, phase); });
   } while (advance(a.program, phase));
 }
 
@@ -59,12 +61,14 @@ void latent_rollout(Bytes model, Maybe position_embedding, Array first, bool fir
                     bool relative, int64_t questions, std::vector<int64_t> keep, int64_t candidates,
                     Array thoughts, Maybe step_scores, Int64s lineage, Int64s final_keys,
                     Int64s final_prompts, Int64s model_header, MaybeInt64s reward_header,
-                    const std::string& rung, unsigned blocks, uint64_t order) {
+                    const std::string& rung, unsigned blocks, int shared_limit, uint64_t order) {
   auto arguments = std::make_unique<RolloutArguments>();
   RolloutArguments& a = *arguments;
+  const auto of_layers = std::make_unique<RolloutLayers>();
+  RolloutLayers& layers = *of_layers;
   a = {};
   const PackedModel generator = view("model", model, model_header);
-  set_body("model", generator, model.data(), a.body[kGenerator]);
+  set_body("model", generator, model.data(), a.body[kGenerator], layers.of[kGenerator]);
   set_head(generator, model.data(), a);
   a.program.layers[kGenerator] = static_cast<int>(generator.layers.size());
   a.dropout = make_dropout(p);
@@ -97,7 +101,7 @@ void latent_rollout(Bytes model, Maybe position_embedding, Array first, bool fir
     if (reward_model) {
       const PackedModel scorer = view("reward_model", *reward_model, *reward_header);
       RolloutBody& reward = a.body[kReward];
-      set_body("reward_model", scorer, reward_model->data(), reward);
+      set_body("reward_model", scorer, reward_model->data(), reward, layers.of[kReward]);
       a.program.layers[kReward] = static_cast<int>(scorer.layers.size());
       set_caches<T>(reward, reward_position_embedding, *reward_prompt_index, *reward_prompt_len,
                     *reward_prefix_key, *reward_prefix_value);
@@ -105,7 +109,7 @@ void latent_rollout(Bytes model, Maybe position_embedding, Array first, bool fir
       reward.max_suffix = thoughts.shape(1);
       reward.wide = wide_rows(reward.hidden, {reward.position_embedding});
     }
-    run<T>(a, rung != "stream", blocks, order);
+    run<T>(a, layers, rung != "stream", blocks, shared_limit, order);
   });
 }
 
@@ -130,8 +134,8 @@ void bind_rollout(py::module_& m) {
         "reward_position_embedding"_a, "reward_prompt_index"_a, "reward_prompt_len"_a, "reward_prefix_key"_a,
         "reward_prefix_value"_a, "p"_a, "per_trajectory"_a, "embedding"_a, "sigma"_a, "relative"_a,
         "questions"_a, "keep"_a, "candidates"_a, "thoughts"_a, "step_scores"_a, "lineage"_a, "final_keys"_a,
-        "final_prompts"_a, "model_header"_a, "reward_header"_a, "rung"_a, "blocks"_a = 3, "order"_a = 0,
-        "Writes what the op writes.");
+        "final_prompts"_a, "model_header"_a, "reward_header"_a, "rung"_a, "blocks"_a = 3,
+        "shared_limit"_a = 232448, "order"_a = 0, "Writes what the op writes.");
   m.def("sine_cosine", &rotation, "angles"_a);
 }
 

@@ -34,6 +34,14 @@ struct Site {
   std::string text() const { return std::string(file) + ":" + std::to_string(line); }
 };
 
+// An asynchronous copy that has not been waited for.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  bool there;
+};
+
 struct Fiber {
   Context context;
   std::unique_ptr<char[]> stack;
@@ -43,6 +51,7 @@ struct Fiber {
   uint64_t value = 0;     // what this lane gives
   uint64_t peers[kWarp];  // what every lane of the mask gave
   uint64_t priority = 0;
+  std::vector<std::vector<Copy>> copies;  // groups; the last one is not committed yet
 };
 
 // The threads of one block, and what they share.
@@ -61,6 +70,7 @@ class Block {
     fibers_.resize(threads);
     ready_.clear();
     for (auto& fiber : fibers_) {
+      fiber->copies.assign(1, {});
       fiber->context.begin(fiber->stack.get(), entry);
     }
   }
@@ -220,6 +230,22 @@ class Scheduler {
     return self.peers;
   }
 
+  // Copies happen as late as they may: in the wait for them, or never.
+  void copy_async(const Copy& copy) { fiber_->copies.back().push_back(copy); }
+  void commit_copies() { fiber_->copies.emplace_back(); }
+  void wait_copies(size_t pending) {
+    auto& groups = fiber_->copies;
+    while (groups.size() - 1 > pending) {
+      for (const Copy& copy : groups.front()) {
+        if (copy.there)
+          std::memcpy(copy.to, copy.from, copy.bytes);
+        else
+          std::memset(copy.to, 0, copy.bytes);
+      }
+      groups.erase(groups.begin());
+    }
+  }
+
   void fail(const std::string& what) {
     if (error_.empty()) error_ = what;
   }
@@ -289,6 +315,16 @@ class Scheduler {
   Context scheduler_context_;
   std::string error_;
 };
+
+inline void copy_async(void* to, const void* from, size_t bytes, bool there) {
+  Scheduler::instance().copy_async({to, from, bytes, there});
+}
+inline void commit_copies() {
+  Scheduler::instance().commit_copies();
+}
+inline void wait_copies(int pending) {
+  Scheduler::instance().wait_copies(static_cast<size_t>(pending));
+}
 
 // Runs `kernel` (a call of a __global__ function with its arguments) for every thread of every block.
 inline void launch(dim3 grid, unsigned threads, size_t shared_bytes, uint64_t seed,

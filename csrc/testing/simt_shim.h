@@ -31,6 +31,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __noinline__
 
 struct __attribute__((may_alias, aligned(16))) uint4 {
   unsigned x, y, z, w;

@@ -38,6 +38,12 @@ struct RolloutLayer {
   float attention_scale;
 };
 
+// The layers of both bodies. They stay parameters of the kernel, in constant memory; the persistent kernel
+// keeps everything else in shared memory.
+struct RolloutLayers {
+  RolloutLayer of[2][kMaxRolloutLayers];
+};
+
 struct RolloutBody {
   const unsigned char* model;
   const float* position_embedding;        // [positions, hidden] or null
@@ -52,7 +58,7 @@ struct RolloutBody {
   RolloutActivation activation;
   SectionIndex inverse_frequencies;
   float rotation_scale;
-  RolloutNorm final_norm;
+  RolloutNorm first_norm, final_norm;     // before the first layer, behind the last
   SectionIndex score_weight, score_bias;  // of a LatentRM
   // Between phases, [capacity, ...]; `T` is the type of weights and caches.
   float* residual;         // [hidden]
@@ -62,12 +68,17 @@ struct RolloutBody {
   void* inner_rows;        // T [inner]
   float* partial;          // [splits][capacity, hidden]
   float *cosines, *sines;  // [head_dim / 2], where positions rotate
-  RolloutLayer layer[kMaxRolloutLayers];
 
   LATENT_EXT_HOST_DEVICE int query_key_value_size() const { return (heads + 2 * kv_heads) * head_dim; }
   LATENT_EXT_HOST_DEVICE const float* floats(SectionIndex section) const {
     return section == 0 ? nullptr : reinterpret_cast<const float*>(model + int64_t{64} * section);
   }
+};
+
+// What follows the partial sums of a layer's linear layer.
+struct NormStep {
+  SectionIndex bias;  // of the linear layer
+  RolloutNorm norm;   // before the next one
 };
 
 struct RolloutStage {

@@ -146,9 +146,10 @@ __device__ __forceinline__ float group_dot(const HeadPart<kRounds>& a, const Hea
   return dot;
 }
 
-// One row and head, by a warp.
+// One row and head, by a warp. A function of its own, as linear_unit is and for the same reason.
 template <typename T, int kRounds>
-__device__ void attend_row(const RolloutArguments& a, const Phase& phase, int b, int64_t row, int head) {
+__device__ __noinline__ void attend_row(const RolloutArguments& a, const Phase& phase, int b, int64_t row,
+                                        int head, float scale) {
   const RolloutBody& body = a.body[b];
   const RowTable& table = a.table[phase.table];
   const int size = body.head_dim, group = body.heads / body.kv_heads, kv_head = head / group;
@@ -178,7 +179,6 @@ __device__ void attend_row(const RolloutArguments& a, const Phase& phase, int b,
   round_and_store(new_key, static_cast<T*>(body.suffix_key) + page(suffix), size, stores);
   round_and_store(new_value, static_cast<T*>(body.suffix_value) + page(suffix), size, stores);
 
-  const float scale = body.layer[phase.layer].attention_scale;
   RunningSoftmax<kRounds> softmax = {float_of_bits(0xFF800000u), 0.0f, {}};
   const float new_logit = group_dot(query, new_key) * scale;
   if (of_warp == 0) softmax.add(new_logit, new_value);  // first: its key and value then need no registers
@@ -214,7 +214,8 @@ __device__ void attend_row(const RolloutArguments& a, const Phase& phase, int b,
 }
 
 template <typename T>
-__device__ void run_attention(const RolloutArguments& a, const Phase& phase) {
+__device__ __forceinline__ void run_attention(const RolloutArguments& a, const RolloutLayers& layers,
+                                              const Phase& phase) {
   int64_t tasks[2];
   for (int b = 0; b < 2; ++b) tasks[b] = takes_part(a.program, phase, b) ? phase.rows * a.body[b].heads : 0;
   // Contiguous shares, in warps of a block one after the other.
@@ -225,17 +226,18 @@ __device__ void run_attention(const RolloutArguments& a, const Phase& phase) {
     const int64_t own = b == 0 ? task : task - tasks[0];
     const int head = static_cast<int>(own / phase.rows);
     const int64_t row = own % phase.rows;
+    const float scale = layers.of[b][phase.layer].attention_scale;
     switch ((a.body[b].head_dim + kGroupFeatures - 1) / kGroupFeatures) {
       case 1:
       case 2:
-        attend_row<T, 2>(a, phase, b, row, head);
+        attend_row<T, 2>(a, phase, b, row, head, scale);
         break;
       case 3:
       case 4:
-        attend_row<T, 4>(a, phase, b, row, head);
+        attend_row<T, 4>(a, phase, b, row, head, scale);
         break;
       default:
-        attend_row<T, 8>(a, phase, b, row, head);
+        attend_row<T, 8>(a, phase, b, row, head, scale);
     }
   }
 }

@@ -5,6 +5,10 @@
 // in shared memory and are added in the order of the warps. Long layers with few outputs split their inputs
 // among blocks, too, and leave partial sums that the next phase adds. Which inputs a warp takes follows from
 // the layer's sizes alone, so a sum has the same bits for any number of rows, outputs beside it, or blocks.
+//
+// In bf16 each warp keeps several chunks of 32 inputs under way in a ring in shared memory. A lane copies the
+// 16 bytes of each row that it multiplies itself, so nothing but its own wait orders them. The weights of a
+// block's next layers are copied before the grid has finished what comes between.
 #pragma once
 
 #include "arguments.cuh"
@@ -20,9 +24,25 @@ struct Pair {
   float x, y;
 };
 
-// Of every warp: the sums of all its tiles, two neighbouring outputs at a time.
-constexpr size_t kLinearSharedBytes =
-    sizeof(Pair) * kRolloutWarps * kRowTiles * kColumnTiles * 2 * kWarpThreads;
+// What 32 inputs of 8 rows take: 16 bytes of every lane.
+constexpr int kPieceBytes = 16 * kWarpThreads;
+// A warp's share of the ring holds at least one chunk of all its rows and weights, at most kMostChunks.
+constexpr int kLargestChunk = (kColumnTiles + 2 * kRowTiles) * kPieceBytes;
+constexpr int kMostChunks = kMostPendingCopies + 1;
+
+// Row tiles whose sums meet in shared memory at a time: of every warp, two neighbouring outputs at a time.
+// The ring has been read by then, and gives its memory.
+constexpr int kMeetingTiles = 2;
+constexpr size_t kMeetingBytes =
+    sizeof(Pair) * kRolloutWarps * kMeetingTiles * kColumnTiles * 2 * kWarpThreads;
+constexpr size_t kSmallestRing = static_cast<size_t>(kRolloutWarps) * kLargestChunk;
+static_assert(kMeetingBytes <= kSmallestRing, "the ring lends its memory to the sums");
+
+// Shared memory of the linear layers.
+struct Ring {
+  unsigned char* bytes;
+  int per_warp;  // a multiple of kPieceBytes
+};
 
 LATENT_EXT_HOST_DEVICE inline int split_count(int inputs) {
   const int splits = (inputs + kSplitInputs - 1) / kSplitInputs;
@@ -66,38 +86,149 @@ struct LinearWork {
 template <typename T>
 using LaneSums = float[kRowTiles][kColumnTiles][4];
 
-// This warp's inputs of `split`, for row tiles and column tiles from the given ones on.
+// The inputs of a split that a warp takes: [begin, end), in chunks of kTileInputs; behind `limit` there are
+// none.
+struct WarpInputs {
+  int begin, end, limit;
+};
+
 template <typename T>
-__device__ __forceinline__ void multiply_tiles(const LinearWork<T>& work, int64_t rows, int64_t first_row,
-                                               int row_tiles, int first_tile, int column_tiles, int split,
-                                               LaneSums<T>& sums) {
-  const int warp = threadIdx.x / kWarpThreads, lane = threadIdx.x % kWarpThreads;
-  const int g = lane / 4, t = lane % 4;
-  const int range = split_inputs(work.inputs, work.splits);
-  const int split_end = (split + 1) * range < work.inputs ? (split + 1) * range : work.inputs;
+__device__ __forceinline__ WarpInputs warp_inputs(const LinearWork<T>& work, int split) {
   constexpr int kStep = kTileInputs<T>;
+  const int warp = threadIdx.x / kWarpThreads;
+  const int range = split_inputs(work.inputs, work.splits);
+  const int limit = (split + 1) * range < work.inputs ? (split + 1) * range : work.inputs;
   const int per_warp = (range / kStep + kRolloutWarps - 1) / kRolloutWarps * kStep;
   const int begin = split * range + warp * per_warp;
-  const int end = begin + per_warp < split_end ? begin + per_warp : split_end;
+  return {begin, begin + per_warp < limit ? begin + per_warp : limit, limit};
+}
+
+// What a block does at a time.
+struct LinearUnit {
+  int64_t first_row;
+  int row_tiles, first_tile, column_tiles, split;
+};
+
+// This warp's part of a unit by way of the ring; bf16 rows that can be read 16 bytes at a time.
+class StagedProduct {
+ public:
+  __device__ StagedProduct(const LinearWork<BFloat16>& work, int64_t rows, const LinearUnit& unit,
+                           const Ring& ring)
+      : work_(work), rows_(rows), unit_(unit), inputs_(warp_inputs(work, unit.split)) {
+    const int lane = threadIdx.x % kWarpThreads;
+    bytes_ = ring.bytes + static_cast<int>(threadIdx.x) / kWarpThreads * ring.per_warp + 16 * lane;
+    chunk_bytes_ = (unit.column_tiles + 2 * unit.row_tiles) * kPieceBytes;
+    chunks_ = inputs_.end > inputs_.begin ? (inputs_.end - inputs_.begin + 31) / 32 : 0;
+    depth_ = ring.per_warp / chunk_bytes_;
+    if (depth_ > kMostChunks) depth_ = kMostChunks;
+    if (depth_ > chunks_) depth_ = chunks_;
+  }
+
+  // The weights of the chunks that the ring holds; they need nothing of what other blocks are doing.
+  __device__ void stage_weights() const {
+#pragma unroll 1
+    for (int chunk = 0; chunk < depth_; ++chunk) copy_weights(chunk);
+    commit_copies();
+  }
+
+  __device__ __forceinline__ void multiply(bool weights_staged, LaneSums<BFloat16>& sums) const {
+    for (int chunk = 0; chunk < depth_; ++chunk) {
+      if (!weights_staged) copy_weights(chunk);
+      copy_rows(chunk);
+      commit_copies();
+    }
+    int slot = 0;
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks_; ++chunk) {
+      const int committed = depth_ + chunk < chunks_ ? depth_ + chunk : chunks_;
+      wait_copies(committed - chunk - 1);
+      multiply_chunk(bytes_ + slot * chunk_bytes_, sums);
+      if (chunk + depth_ < chunks_) {
+        copy_weights(chunk + depth_);
+        copy_rows(chunk + depth_);
+        commit_copies();
+      }
+      if (++slot == depth_) slot = 0;
+    }
+  }
+
+ private:
+  // The place of piece `piece` of a chunk, for this lane.
+  __device__ __forceinline__ unsigned char* place(int chunk, int piece) const {
+    return bytes_ + chunk % depth_ * chunk_bytes_ + piece * kPieceBytes;
+  }
+  // First of this lane's inputs of a chunk.
+  __device__ __forceinline__ int input(int chunk) const {
+    return inputs_.begin + 32 * chunk + 8 * static_cast<int>(threadIdx.x % 4);
+  }
+
+  __device__ __forceinline__ void copy_weights(int chunk) const {
+    const int g = threadIdx.x % kWarpThreads / 4, k = input(chunk);
+    const bool there = k < inputs_.limit;
+    for (int n = 0; n < unit_.column_tiles; ++n) {
+      const int64_t row = work_.weight_row(unit_.first_tile + n, g);
+      copy_async(place(chunk, n), work_.weights + row * work_.inputs + (there ? k : 0), there);
+    }
+  }
+
+  __device__ __forceinline__ void copy_rows(int chunk) const {
+    const int g = threadIdx.x % kWarpThreads / 4, k = input(chunk);
+    const bool there = k < inputs_.limit;
+    for (int half = 0; half < 2 * unit_.row_tiles; ++half) {
+      const int64_t row = unit_.first_row + half * 8 + g;
+      const BFloat16* const from = work_.input + (row < rows_ ? row : rows_ - 1) * work_.input_stride;
+      copy_async(place(chunk, unit_.column_tiles + half), from + (there ? k : 0), there);
+    }
+  }
+
+  __device__ __forceinline__ void multiply_chunk(const unsigned char* chunk, LaneSums<BFloat16>& sums) const {
+    const auto piece = [&](int index) {
+      return *reinterpret_cast<const uint4*>(chunk + index * kPieceBytes);
+    };
+    uint4 w[kColumnTiles];
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n) {
+      if (n < unit_.column_tiles) w[n] = piece(n);
+    }
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      if (m >= unit_.row_tiles) continue;
+      const uint4 low = piece(unit_.column_tiles + 2 * m), high = piece(unit_.column_tiles + 2 * m + 1);
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        if (n >= unit_.column_tiles) continue;
+        multiply_halves(sums[m][n], low.x, high.x, low.y, high.y, w[n].x, w[n].y);
+        multiply_halves(sums[m][n], low.z, high.z, low.w, high.w, w[n].z, w[n].w);
+      }
+    }
+  }
+
+  const LinearWork<BFloat16>& work_;
+  int64_t rows_;
+  const LinearUnit unit_;
+  WarpInputs inputs_;
+  unsigned char* bytes_;  // of this lane, in the first piece
+  int chunk_bytes_, chunks_, depth_;
+};
+
+// This warp's part of a unit without the ring: fp32, and rows that cannot be read 16 bytes at a time.
+template <typename T>
+__device__ __forceinline__ void multiply_direct(const LinearWork<T>& work, int64_t rows,
+                                                const LinearUnit& unit, LaneSums<T>& sums) {
+  const int lane = threadIdx.x % kWarpThreads, g = lane / 4, t = lane % 4;
+  const int row_tiles = unit.row_tiles, column_tiles = unit.column_tiles, first_tile = unit.first_tile;
+  const int64_t first_row = unit.first_row;
+  constexpr int kStep = kTileInputs<T>;
+  const WarpInputs inputs = warp_inputs(work, unit.split);
+  const int begin = inputs.begin, end = inputs.end, split_end = inputs.limit;
   const auto input_row = [&](int m, int half) {
     const int64_t row = first_row + m * kTileRows + half * 8 + g;
     return work.input + (row < rows ? row : rows - 1) * work.input_stride;
   };
 
   if constexpr (sizeof(T) == 2) {
-    uint32_t weights[kColumnTiles];  // where the rows begin; plan.h keeps a layer below 2^32 weights
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-      const int row = n < column_tiles ? work.weight_row(first_tile + n, g) : 0;
-      weights[n] = static_cast<uint32_t>(row) * static_cast<uint32_t>(work.inputs);
-    }
 #pragma unroll 1
     for (int k = begin + 8 * t; k < end + 8 * t; k += kStep) {
-      Words w[kColumnTiles];
-#pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
-        if (n < column_tiles) w[n] = load_weights(work.weights + weights[n], k, split_end, work.wide);
-      }
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         if (m >= row_tiles) continue;
@@ -106,10 +237,12 @@ __device__ __forceinline__ void multiply_tiles(const LinearWork<T>& work, int64_
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {
           if (n >= column_tiles) continue;
-          multiply_halves(sums[m][n], low.word[0], high.word[0], low.word[1], high.word[1], w[n].word[0],
-                          w[n].word[1]);
-          multiply_halves(sums[m][n], low.word[2], high.word[2], low.word[3], high.word[3], w[n].word[2],
-                          w[n].word[3]);
+          const int64_t row = work.weight_row(first_tile + n, g);
+          const Words w = load_weights(work.weights + row * work.inputs, k, split_end, work.wide);
+          multiply_halves(sums[m][n], low.word[0], high.word[0], low.word[1], high.word[1], w.word[0],
+                          w.word[1]);
+          multiply_halves(sums[m][n], low.word[2], high.word[2], low.word[3], high.word[3], w.word[2],
+                          w.word[3]);
         }
       }
     }
@@ -149,7 +282,7 @@ __device__ __forceinline__ void multiply_tiles(const LinearWork<T>& work, int64_
 }
 
 __device__ __forceinline__ Pair& pair_of(Pair* shared, int warp, int m, int n, int half, int lane) {
-  return shared[(((warp * kRowTiles + m) * kColumnTiles + n) * 2 + half) * kWarpThreads + lane];
+  return shared[(((warp * kMeetingTiles + m) * kColumnTiles + n) * 2 + half) * kWarpThreads + lane];
 }
 
 __device__ __forceinline__ Pair sum_of_warps(Pair* shared, int m, int n, int half, int lane) {
@@ -180,37 +313,52 @@ __device__ __forceinline__ void store_output(const LinearWork<T>& work, int spli
   }
 }
 
-// One block's share of a layer. All threads of the block; shared holds kLinearSharedBytes.
+// One unit of a layer, by all threads of the block. A function of its own: inlined into the persistent
+// kernel's loop, the compiler moves so much out of the loop that the sums no longer fit the registers.
 template <typename T>
-__device__ void linear_block(const LinearWork<T>& work, int64_t rows, int64_t first_row, int first_tile,
-                             int column_tiles, int split, Pair* shared) {
+__device__ __noinline__ void linear_unit(const LinearWork<T>& work, int64_t rows, const LinearUnit& unit,
+                                         const Ring& ring, bool weights_staged) {
   const int warp = threadIdx.x / kWarpThreads, lane = threadIdx.x % kWarpThreads;
-  const int64_t left = rows - first_row < kBlockRows ? rows - first_row : kBlockRows;
-  const int row_tiles = static_cast<int>((left + kTileRows - 1) / kTileRows);
   LaneSums<T> sums = {};
-  multiply_tiles(work, rows, first_row, row_tiles, first_tile, column_tiles, split, sums);
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-      if (m >= row_tiles || n >= column_tiles) continue;
-      pair_of(shared, warp, m, n, 0, lane) = {sums[m][n][0], sums[m][n][1]};
-      pair_of(shared, warp, m, n, 1, lane) = {sums[m][n][2], sums[m][n][3]};
+  if constexpr (sizeof(T) == 2) {
+    if (work.wide) {
+      StagedProduct(work, rows, unit, ring).multiply(weights_staged, sums);
+    } else {
+      multiply_direct(work, rows, unit, sums);
     }
+  } else {
+    multiply_direct(work, rows, unit, sums);
   }
-  __syncthreads();
-  const int columns = work.gated ? column_tiles / 2 : column_tiles;
-  for (int item = threadIdx.x; item < row_tiles * columns * 2 * kWarpThreads; item += kRolloutThreads) {
-    const int of_lane = item % kWarpThreads, half = item / kWarpThreads % 2;
-    const int n = item / (2 * kWarpThreads) % columns, m = item / (2 * kWarpThreads) / columns;
-    const int64_t row = first_row + m * kTileRows + half * 8 + of_lane / 4;
-    if (row >= rows) continue;
-    Pair gate = {0.0f, 0.0f};
-    if (work.gated) gate = sum_of_warps(shared, m, 2 * n, half, of_lane);
-    const Pair value = sum_of_warps(shared, m, work.gated ? 2 * n + 1 : n, half, of_lane);
-    const int column = (first_tile / (work.gated ? 2 : 1) + n) * kTileOutputs + of_lane % 4 * 2;
-    store_output(work, split, row, column, value.x, gate.x);
-    store_output(work, split, row, column + 1, value.y, gate.y);
+  Pair* const shared = reinterpret_cast<Pair*>(ring.bytes);
+  const int columns = work.gated ? unit.column_tiles / 2 : unit.column_tiles;
+#pragma unroll
+  for (int first = 0; first < kRowTiles; first += kMeetingTiles) {
+    if (first >= unit.row_tiles) continue;
+    __syncthreads();  // the ring, or the sums before, have been read
+#pragma unroll
+    for (int m = 0; m < kMeetingTiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        if (first + m >= unit.row_tiles || n >= unit.column_tiles) continue;
+        const float (&tile)[4] = sums[first + m][n];
+        pair_of(shared, warp, m, n, 0, lane) = {tile[0], tile[1]};
+        pair_of(shared, warp, m, n, 1, lane) = {tile[2], tile[3]};
+      }
+    }
+    __syncthreads();
+    const int tiles = unit.row_tiles - first < kMeetingTiles ? unit.row_tiles - first : kMeetingTiles;
+    for (int item = threadIdx.x; item < tiles * columns * 2 * kWarpThreads; item += kRolloutThreads) {
+      const int of_lane = item % kWarpThreads, half = item / kWarpThreads % 2;
+      const int n = item / (2 * kWarpThreads) % columns, m = item / (2 * kWarpThreads) / columns;
+      const int64_t row = unit.first_row + (first + m) * kTileRows + half * 8 + of_lane / 4;
+      if (row >= rows) continue;
+      Pair gate = {0.0f, 0.0f};
+      if (work.gated) gate = sum_of_warps(shared, m, 2 * n, half, of_lane);
+      const Pair value = sum_of_warps(shared, m, work.gated ? 2 * n + 1 : n, half, of_lane);
+      const int column = (unit.first_tile / (work.gated ? 2 : 1) + n) * kTileOutputs + of_lane % 4 * 2;
+      store_output(work, unit.split, row, column, value.x, gate.x);
+      store_output(work, unit.split, row, column + 1, value.y, gate.y);
+    }
   }
   __syncthreads();
 }
@@ -246,45 +394,71 @@ __device__ __forceinline__ LinearShares share_linears(const LinearWork<T> (&work
   return shares;
 }
 
+// The body and the unit with this number.
+template <typename T>
+__device__ __forceinline__ LinearUnit unit_of(const LinearWork<T> (&works)[2], const LinearShares& shares,
+                                              int64_t rows, int number, int& body) {
+  body = number < shares.units[0] ? 0 : 1;
+  const int own = body == 0 ? number : number - shares.units[0];
+  const LinearWork<T>& work = works[body];
+  const int groups = shares.groups[body];
+  LinearUnit unit;
+  unit.first_tile = own % groups * shares.column_tiles;
+  unit.split = own / groups % work.splits;
+  unit.first_row = static_cast<int64_t>(own / groups / work.splits) * kBlockRows;
+  const int tiles_left = work.tiles() - unit.first_tile;
+  unit.column_tiles = tiles_left < shares.column_tiles ? tiles_left : shares.column_tiles;
+  const int64_t rows_left = rows - unit.first_row < kBlockRows ? rows - unit.first_row : kBlockRows;
+  unit.row_tiles = static_cast<int>((rows_left + kTileRows - 1) / kTileRows);
+  return unit;
+}
+
+// first_staged: stage_linears has been called for this phase.
 template <typename T>
 __device__ void run_linears(const LinearWork<T> (&works)[2], const bool (&active)[2], int64_t rows,
-                            unsigned char* shared) {
+                            const Ring& ring, bool first_staged) {
   const LinearShares shares = share_linears(works, active, rows);
-  for (int unit = blockIdx.x; unit < shares.units[0] + shares.units[1]; unit += gridDim.x) {
-    const int b = unit < shares.units[0] ? 0 : 1;
-    const int own = b == 0 ? unit : unit - shares.units[0];
-    const LinearWork<T>& work = works[b];
-    const int first_tile = own % shares.groups[b] * shares.column_tiles;
-    const int split = own / shares.groups[b] % work.splits;
-    const int64_t first_row = static_cast<int64_t>(own / shares.groups[b] / work.splits) * kBlockRows;
-    const int left = work.tiles() - first_tile;
-    linear_block(work, rows, first_row, first_tile, left < shares.column_tiles ? left : shares.column_tiles,
-                 split, reinterpret_cast<Pair*>(shared));
+  for (int number = blockIdx.x; number < shares.units[0] + shares.units[1]; number += gridDim.x) {
+    int body;
+    const LinearUnit unit = unit_of(works, shares, rows, number, body);
+    linear_unit(works[body], rows, unit, ring, first_staged && number == static_cast<int>(blockIdx.x));
   }
 }
 
-// Brings the weights that this block will read first in a later phase into the L2 cache.
+// The weights of this block's first unit of a later phase into its ring, as far as they fit; nothing may use
+// the ring until then.
 template <typename T>
-__device__ void prefetch_linears(const LinearWork<T> (&works)[2], const bool (&active)[2], int64_t rows) {
+__device__ __noinline__ void stage_linears(const LinearWork<T> (&works)[2], const bool (&active)[2],
+                                           int64_t rows, const Ring& ring) {
+  if constexpr (sizeof(T) == 2) {
+    const LinearShares shares = share_linears(works, active, rows);
+    const int number = blockIdx.x;
+    if (number >= shares.units[0] + shares.units[1]) return;
+    int body;
+    const LinearUnit unit = unit_of(works, shares, rows, number, body);
+    if (works[body].wide) StagedProduct(works[body], rows, unit, ring).stage_weights();
+  }
+}
+
+// Brings the weights of this block's first unit of a later phase into the L2 cache.
+template <typename T>
+__device__ __noinline__ void prefetch_linears(const LinearWork<T> (&works)[2], const bool (&active)[2],
+                                              int64_t rows) {
 #if defined(__CUDACC__)
   const LinearShares shares = share_linears(works, active, rows);
-  const int unit = blockIdx.x;
-  if (unit >= shares.units[0] + shares.units[1]) return;
-  const int b = unit < shares.units[0] ? 0 : 1;
-  const int own = b == 0 ? unit : unit - shares.units[0];
-  const LinearWork<T>& work = works[b];
-  const int first_tile = own % shares.groups[b] * shares.column_tiles;
-  const int split = own / shares.groups[b] % work.splits;
-  const int range = split_inputs(work.inputs, work.splits);
-  const int inputs = work.inputs - split * range < range ? work.inputs - split * range : range;
+  const int number = blockIdx.x;
+  if (number >= shares.units[0] + shares.units[1]) return;
+  int body;
+  const LinearUnit unit = unit_of(works, shares, rows, number, body);
+  const LinearWork<T>& work = works[body];
+  const int range = split_inputs(work.inputs, work.splits), begin = unit.split * range;
+  const int inputs = work.inputs - begin < range ? work.inputs - begin : range;
   constexpr int kLine = 128 / static_cast<int>(sizeof(T));
   const int lines = (inputs + kLine - 1) / kLine;
-  for (int item = threadIdx.x; item < shares.column_tiles * kTileOutputs * lines; item += kRolloutThreads) {
-    const int tile = first_tile + item / lines / kTileOutputs;
-    if (tile >= work.tiles()) break;
-    const int row = work.weight_row(tile, item / lines % kTileOutputs);
-    const T* const at =
-        work.weights + static_cast<int64_t>(row) * work.inputs + split * range + item % lines * kLine;
+  for (int item = threadIdx.x; item < unit.column_tiles * kTileOutputs * lines; item += kRolloutThreads) {
+    const int64_t row =
+        work.weight_row(unit.first_tile + item / lines / kTileOutputs, item / lines % kTileOutputs);
+    const T* const at = work.weights + row * work.inputs + begin + item % lines * kLine;
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
   }
 #else

@@ -14,7 +14,8 @@
 
 namespace latent_ext {
 
-static_assert(sizeof(RolloutArguments) < 32764, "the parameters of a kernel must fit");
+static_assert(sizeof(RolloutArguments) + sizeof(RolloutLayers) + 256 < 32764,
+              "the parameters of a kernel must fit");
 
 // Sections of one packed model.
 class SectionIndexer {
@@ -60,7 +61,8 @@ inline RolloutActivation rollout_activation(Activation activation) {
 
 // What a body has from its packed model. Throws std::runtime_error that names the argument for a shape that
 // the kernels do not serve.
-inline void set_body(const char* argument, const PackedModel& model, const void* base, RolloutBody& body) {
+inline void set_body(const char* argument, const PackedModel& model, const void* base, RolloutBody& body,
+                     RolloutLayer (&layers)[kMaxRolloutLayers]) {
   const auto refuse = [&](const std::string& what) {
     throw std::runtime_error(std::string(argument) + " cannot run on CUDA: " + what);
   };
@@ -90,18 +92,19 @@ inline void set_body(const char* argument, const PackedModel& model, const void*
   body.activation = rollout_activation(model.activation);
   body.inverse_frequencies = index(model.inverse_frequencies);
   body.rotation_scale = model.rotation_scale;
+  body.first_norm = index.norm(model.layers[0].attention_norm);
   body.final_norm = index.norm(model.final_norm);
   body.score_weight = index(model.score_weight);
   body.score_bias = index(model.score_bias);
   for (size_t l = 0; l < model.layers.size(); ++l) {
     const PackedLayer& layer = model.layers[l];
-    body.layer[l] = {index.linear(layer.query_key_value),
-                     index.linear(layer.attention_output),
-                     index.linear(layer.mlp_in),
-                     index.linear(layer.mlp_out),
-                     index.norm(layer.attention_norm),
-                     index.norm(layer.mlp_norm),
-                     layer.attention_scale};
+    layers[l] = {index.linear(layer.query_key_value),
+                 index.linear(layer.attention_output),
+                 index.linear(layer.mlp_in),
+                 index.linear(layer.mlp_out),
+                 index.norm(layer.attention_norm),
+                 index.norm(layer.mlp_norm),
+                 layer.attention_scale};
   }
 }
 

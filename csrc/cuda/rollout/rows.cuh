@@ -1,5 +1,6 @@
-// What a block does to one row at a time: the sums that blocks have left, dropout, residual and norm; the
-// next thought; the inputs of a pass. Each thread keeps the same elements of a row throughout.
+// What a block does to one row at a time, in functions of their own, as linear_unit is: the sums that blocks
+// have left, dropout, residual and norm; the next thought; the inputs of a pass. Each thread keeps the same
+// elements of a row throughout.
 #pragma once
 
 #include "../draw.cuh"
@@ -61,8 +62,8 @@ __device__ __forceinline__ Moments moments_of(RowShared* shared, int size, bool 
 
 // The row in shared->row() becomes the residual; its norm, the input of the first or next layer.
 template <typename T>
-__device__ void store_normed(const RolloutBody& body, const RolloutNorm& norm, int64_t row,
-                             RowShared* shared) {
+__device__ __forceinline__ void store_normed(const RolloutBody& body, const RolloutNorm& norm, int64_t row,
+                                             RowShared* shared) {
   T* const normed = static_cast<T*>(body.normed) + row * body.hidden;
   const Moments moments = moments_of(shared, body.hidden, body.wide, norm);
   for (int first = row_begin(); first < body.hidden; first += kRowStride) {
@@ -99,8 +100,8 @@ __device__ __forceinline__ Draw mask_draw(const RolloutArguments& a, const RowTa
 // A row's input [hidden] (in global or shared memory) with its position, as residual and normed; and the
 // angles by which its queries and keys will be rotated.
 template <typename T>
-__device__ void begin_row(const RolloutArguments& a, const Phase& phase, int b, int64_t row,
-                          const float* input, RowShared* shared) {
+__device__ __noinline__ void begin_row(const RolloutArguments& a, const Phase& phase, int b, int64_t row,
+                                       const float* input, RowShared* shared) {
   const RolloutBody& body = a.body[b];
   const RowTable& table = a.table[phase.table];
   const int64_t position = position_of(a, table, b, row, suffix_of(phase, b));
@@ -119,7 +120,7 @@ __device__ void begin_row(const RolloutArguments& a, const Phase& phase, int b, 
     store_pack(shared->row(), first, body.hidden, body.wide, x);
     store_pack(body.residual + row * body.hidden, first, body.hidden, body.wide, x);
   }
-  store_normed<T>(body, body.layer[0].attention_norm, row, shared);
+  store_normed<T>(body, body.first_norm, row, shared);
   const float* const frequencies = body.floats(body.inverse_frequencies);
   if (frequencies == nullptr) return;
   const int half = body.head_dim / 2;
@@ -132,14 +133,13 @@ __device__ void begin_row(const RolloutArguments& a, const Phase& phase, int b, 
 
 // A row of kAttentionNorm or kMlpNorm.
 template <typename T>
-__device__ void norm_row(const RolloutArguments& a, const Phase& phase, int b, int64_t row,
-                         RowShared* shared) {
+__device__ __noinline__ void norm_row(const RolloutArguments& a, const NormStep step, const Phase& phase,
+                                      int b, int64_t row, RowShared* shared) {
   const RolloutBody& body = a.body[b];
-  const RolloutLayer& layer = body.layer[phase.layer];
   const RowTable& table = a.table[phase.table];
   const bool attention = phase.kind == PhaseKind::kAttentionNorm;
   const bool last = !attention && is_last_layer(a.program, phase, b);
-  const float* const bias = body.floats((attention ? layer.attention_output : layer.mlp_out).bias);
+  const float* const bias = body.floats(step.bias);
   const int splits = split_count(attention ? body.heads * body.head_dim : body.inner);
   const bool drops = b == kGenerator && a.dropout.active && (!attention || body.drops_attention_output);
   Draw draw = {};
@@ -169,17 +169,16 @@ __device__ void norm_row(const RolloutArguments& a, const Phase& phase, int b, i
     if (!last) store_pack(residual, first, body.hidden, body.wide, x);
   }
   if (!last) {
-    store_normed<T>(body, attention ? layer.mlp_norm : body.layer[phase.layer + 1].attention_norm, row,
-                    shared);
+    store_normed<T>(body, step.norm, row, shared);
     return;
   }
 
-  const Moments moments = moments_of(shared, body.hidden, body.wide, body.final_norm);
+  const Moments moments = moments_of(shared, body.hidden, body.wide, step.norm);
   const float* const score_weight = body.floats(body.score_weight);
   float dot = 0.0f;
   for (int first = row_begin(); first < body.hidden; first += kRowStride) {
     const Pack<float> x = load_pack(shared->row(), first, body.hidden, body.wide);
-    const Pack<float> y = apply_norm(body, body.final_norm, x, first, body.hidden, body.wide, moments);
+    const Pack<float> y = apply_norm(body, step.norm, x, first, body.hidden, body.wide, moments);
     if (b == kGenerator) {
       store_hidden<T>(a, row, first, y);
       continue;
@@ -200,8 +199,8 @@ __device__ void norm_row(const RolloutArguments& a, const Phase& phase, int b, i
 
 // A norm among the stages of the thought head.
 template <typename T>
-__device__ void stage_norm_row(const RolloutArguments& a, const Phase& phase, int64_t row,
-                               RowShared* shared) {
+__device__ __noinline__ void stage_norm_row(const RolloutArguments& a, const Phase& phase, int64_t row,
+                                            RowShared* shared) {
   const RolloutBody& body = a.body[kGenerator];
   const RolloutStage& stage = a.stage[phase.stage];
   const int size = stage.outputs, to = phase.stage % 2;
@@ -224,7 +223,8 @@ __device__ void stage_norm_row(const RolloutArguments& a, const Phase& phase, in
 
 // The next thought of a row, and the inputs of the passes over it.
 template <typename T>
-__device__ void thought_row(const RolloutArguments& a, const Phase& phase, int64_t row, RowShared* shared) {
+__device__ __noinline__ void thought_row(const RolloutArguments& a, const Phase& phase, int64_t row,
+                                         RowShared* shared) {
   const RolloutBody& body = a.body[kGenerator];
   const RowTable& table = a.table[phase.table];
   const int hidden = body.hidden;
@@ -280,7 +280,8 @@ __device__ void thought_row(const RolloutArguments& a, const Phase& phase, int64
 
 // The generator's input where its pass over the last thought is separate.
 template <typename T>
-__device__ void reread_row(const RolloutArguments& a, const Phase& phase, int64_t row, RowShared* shared) {
+__device__ __noinline__ void reread_row(const RolloutArguments& a, const Phase& phase, int64_t row,
+                                        RowShared* shared) {
   const int64_t steps = a.program.steps;
   const int64_t by = a.table[phase.table].lineage[row * steps + phase.step];
   begin_row<T>(a, phase, kGenerator, row,
