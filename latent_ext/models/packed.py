@@ -84,6 +84,8 @@ def why_not_packable(body: PreTrainedModel, head: ThoughtHead | None = None) -> 
         return "it is not on the CPU"
     if head is not None and not _stages_fuse(head):
         return "its thought head has a GELU that does not follow a linear layer"
+    if head is not None and head.log_std is not None:
+        return "its thought head is Gaussian"
     return None
 
 
@@ -121,7 +123,7 @@ def pack(
         *([] if lm_head is None else [lm_head]),
         *_head_tensors(head),
     ]
-    state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    state = tuple((tensor.data_ptr(), tensor._version, tensor.shape) for tensor in tensors)
     known = _PACKED.setdefault(body, {})
     if weights not in known or known[weights][0] != state:
         known[weights] = (state, _pack(body, weights, lm_head, head or ThoughtHead(), score))
