@@ -44,7 +44,8 @@ class Codi:
 
     def ids(self, tokenizer: PreTrainedTokenizerBase) -> LatentIds:
         eos = needed_eos(tokenizer)
-        pad = tokenizer.pad_token_id
+        # The original's pad is the row before its start token.
+        pad = tokenizer.pad_token_id if self.start is None else self.start - 1
         return LatentIds(
             start=single_token_id(tokenizer, "<|start-latent|>") if self.start is None else self.start,
             end=single_token_id(tokenizer, "<|end-latent|>") if self.end is None else self.end,

@@ -28,6 +28,12 @@ def projector_head(projector: nn.Module) -> ThoughtHead:
     )
 
 
+def projector_stages(projector: nn.Module) -> tuple[HeadStage, ...]:
+    """CODI's projector with its LayerNorm as a stage, for a LatentRM; arguments and errors as `projector_head`."""
+    first, second, norm = _linear(projector, "1"), _linear(projector, "3"), _layer_norm(projector, "4")
+    return (first, HeadStage("gelu"), second, HeadStage("layer", norm.weight, norm.bias, norm.eps))
+
+
 def latent_policy_head(policy: nn.Module, embedding_std: float) -> ThoughtHead:
     """CoLaR's head: linear, GELU, linear, LayerNorm, linear, then a scale; with a learned deviation where it has one.
 
