@@ -47,13 +47,13 @@ class LatentRMModule(nn.Module):
         return body
 
     @property
-    def projector(self) -> nn.Module | None:
+    def applied_projector(self) -> nn.Module | None:
         """CODI's projector; None where the score is read off the hidden state itself."""
         return dict(self.named_children()).get("projector")
 
     def score(self, hidden: Tensor) -> Tensor:
         """Final-norm hidden states (..., d) -> scores (...)."""
-        projector = self.projector
+        projector = self.applied_projector
         return self.classifier(hidden if projector is None else projector(hidden)).squeeze(-1)
 
 
@@ -86,7 +86,9 @@ class LatentRM:
     @property
     def stages(self) -> tuple[HeadStage, ...]:
         """What stands between the hidden state and the scalar head: CODI's projector, or nothing."""
-        return () if self.module.projector is None else projector_stages(self.module.projector)
+        return (
+            () if self.module.applied_projector is None else projector_stages(self.module.applied_projector)
+        )
 
     @property
     def head_weight(self) -> Tensor:
@@ -141,7 +143,7 @@ def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype =
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     body = reward.module.body
-    family = "COCONUT" if reward.module.projector is None else "CODI"
+    family = "COCONUT" if reward.module.applied_projector is None else "CODI"
     written_by = f"{family}Llama" if isinstance(body, LlamaModel) else f"{family}GPT2"
     config = body.config.to_dict()
     config |= {"architectures": [f"{written_by}ForTokenClassification"], "trained_on": reward.trained_on}

@@ -31,6 +31,9 @@ class LatentTTS:
     name = "latenttts"
     families: tuple[str, ...] = ("coconut", "codi", "colar")
 
+    def semantics(self, family: str) -> Semantics:
+        return _SEMANTICS.get(family, Semantics())
+
     def recognises(self, stored: Stored) -> bool:
         return stored.architecture in _FAMILY or _family_of_names(stored.tensors) is not None
 
@@ -52,7 +55,7 @@ class LatentTTS:
             tensors=stored.tensors,
             tokenizer_directory=stored.directory,
             source=stored.source,
-            semantics=_SEMANTICS.get(known, Semantics()),
+            semantics=self.semantics(known),
             latent_length=steps,
             file=stored.file,
         )

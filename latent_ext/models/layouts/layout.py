@@ -90,6 +90,9 @@ class Layout(Protocol):
     def families(self) -> tuple[str, ...]:
         """The families that it can hold."""
 
+    def semantics(self, family: str) -> Semantics:
+        """Behaviour of its authors' code, where that is not plainly wrong."""
+
     def recognises(self, stored: Stored) -> bool:
         """Whether the names of the tensors, or the class in config.json, are this layout's."""
 

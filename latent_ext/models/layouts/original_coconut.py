@@ -9,6 +9,7 @@ from torch import Tensor
 from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.layouts.base_model import has_tokenizer
 from latent_ext.models.layouts.layout import Checkpoint, Stored, with_copied_tables, without_copied_tables
+from latent_ext.models.semantics import Semantics
 
 PREFIX = "base_causallm."
 # The wrapper registers the token embedding a second time.
@@ -21,6 +22,9 @@ class OriginalCoconut:
 
     name = "original-coconut"
     families: tuple[str, ...] = ("coconut",)
+
+    def semantics(self, family: str) -> Semantics:
+        return Semantics()
 
     def recognises(self, stored: Stored) -> bool:
         if any(name.startswith(PREFIX) for name in stored.tensors):

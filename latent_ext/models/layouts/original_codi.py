@@ -16,7 +16,7 @@ _WRAPPER = "codi."
 _PROJECTOR = {"prj.1.": "projector.1.", "prj.3.": "projector.3.", "prj.ln.": "projector.4."}
 # SIM-CoT's second decoder and the linears in front of and behind it: only training reads them.
 _AUXILIARY = ("decoder.", "pj_in.", "pj_out.")
-SEMANTICS = Semantics(question="squeezed", end_token="excluded")
+_SEMANTICS = Semantics(question="squeezed", end_token="excluded")
 
 
 class OriginalCodi:
@@ -24,6 +24,9 @@ class OriginalCodi:
 
     name = "original-codi"
     families: tuple[str, ...] = ("codi",)
+
+    def semantics(self, family: str) -> Semantics:
+        return _SEMANTICS
 
     def recognises(self, stored: Stored) -> bool:
         return any(name.startswith((_WRAPPER, "prj.")) for name in stored.tensors)
@@ -53,7 +56,7 @@ class OriginalCodi:
             tensors=tensors,
             tokenizer_directory=stored.directory if own else stored.base.directory(tensors, stored.source),
             source=stored.source,
-            semantics=SEMANTICS,
+            semantics=_SEMANTICS,
             latent_length=config.get("latent_length"),
             # Rows V, V + 1 and V + 2 are pad, begin and end of thought.
             start=None if rows is None else rows - 2,

@@ -17,7 +17,7 @@ _WRAPPER, _POLICY, _HEAD = "llm.", "latent_policy.", "lt_head."
 _TABLE = "model.embed_tokens.weight"
 # Factor on the head's output by hidden size, from the published configurations of Llama bodies.
 _EMBEDDING_STD = {2048: 0.018, 3072: 0.018, 4096: 0.008}
-SEMANTICS = Semantics(stop="sampled", least_thoughts=1, speed=5, marker="first")
+_SEMANTICS = Semantics(stop="sampled", least_thoughts=1, speed=5, marker="first")
 
 
 class OriginalColar:
@@ -25,6 +25,9 @@ class OriginalColar:
 
     name = "original-colar"
     families: tuple[str, ...] = ("colar",)
+
+    def semantics(self, family: str) -> Semantics:
+        return _SEMANTICS
 
     def recognises(self, stored: Stored) -> bool:
         return any(name.startswith(_POLICY) for name in stored.tensors)
@@ -60,7 +63,7 @@ class OriginalColar:
             tensors=tensors,
             tokenizer_directory=stored.directory if own else stored.base.directory(tensors, stored.source),
             source=stored.source,
-            semantics=SEMANTICS,
+            semantics=_SEMANTICS,
             latent_length=config.get("max_latent_length", config.get("latent_length")),
             file=stored.file,
         )

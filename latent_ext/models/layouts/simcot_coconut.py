@@ -8,6 +8,7 @@ from torch import Tensor
 
 from latent_ext.models.layouts.layout import Checkpoint, Stored
 from latent_ext.models.layouts.original_coconut import coconut_names, read_coconut
+from latent_ext.models.semantics import Semantics
 
 # Spelled like this in the published class.
 _AUXILIARY = "expainable_llm."
@@ -18,6 +19,9 @@ class SimCotCoconut:
 
     name = "simcot-coconut"
     families: tuple[str, ...] = ("coconut",)
+
+    def semantics(self, family: str) -> Semantics:
+        return Semantics()
 
     def recognises(self, stored: Stored) -> bool:
         return any(name.startswith(_AUXILIARY) for name in stored.tensors)
