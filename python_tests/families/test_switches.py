@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from zoo import ZOO
+from zoo import ZOO, read_file, weight_file, write_file
 
 import latent_ext
 from latent_ext.models.semantics import SWITCHES, Semantics
@@ -53,8 +54,18 @@ def test_a_bad_switch_of_colar_is_named(
 def test_an_end_token_that_is_not_the_last_row_cannot_be_excluded(
     generator: torch.Generator, tmp_path: Path
 ) -> None:
-    on_disk = ZOO["Facebook Coconut"](tmp_path, generator)
-    assert latent_ext.load(on_disk.directory).answer_head.shape[0] == 262
+    on_disk = ZOO["LatentTTS CODI"](tmp_path, generator)
+    excluded = {"switches": {"end_token": "excluded"}}
+    rows = latent_ext.load(on_disk.directory).lm_head.shape[0]
+    assert latent_ext.load(on_disk.directory, **excluded).answer_head.shape[0] == rows - 1
+    path = weight_file(on_disk.directory)
+    tensors = read_file(path)
+    table = tensors["transformer.wte.weight"]
+    write_file(tensors | {"transformer.wte.weight": torch.cat([table, table[:1]])}, path)
+    with pytest.raises(
+        ValueError, match=rf"^switches: end_token: .* last of {rows + 1} rows; its id is {rows - 1}"
+    ):
+        latent_ext.load(on_disk.directory, **excluded)
 
 
 def test_values_may_be_texts_and_are_recorded_in_every_result(
@@ -74,6 +85,9 @@ def test_a_family_without_switches_behaves_plainly(generator: torch.Generator, t
 
 def test_every_switch_and_every_value_stands_in_the_table_of_differences() -> None:
     text = DIFFERENCES.read_text(encoding="utf-8")
-    for names in SWITCHES.values():
-        for name in names:
-            assert f"`{name}=" in text, name
+    kinds = get_type_hints(Semantics)
+    for name in {name for names in SWITCHES.values() for name in names}:
+        values = {bool: ("true", "false"), int: ("N",)}.get(kinds[name]) or get_args(kinds[name])
+        for value in values:
+            # Rows that never stop by themselves are no option of a family whose rows do.
+            assert f"`{name}={value}`" in text or value == "fixed", (name, value)
