@@ -100,9 +100,13 @@ def _why_not(
         return choice.why
     if choice.name != "native":
         return None if weights is None else f"it computes in the model's own format, not in {weights!r}"
+    if model.semantics.stop != "fixed":
+        return "its rows stop by themselves, and the compiled latent phase has one number of thoughts for all"
     reason = why_not_packable(model.body, model.family.thought_head(model.hf))
     if reason is None and reward is not None:
         reason = why_not_packable(reward.module.body)
+        if reason is None and reward.stages:
+            reason = "it projects hidden states before it scores them"
         reason = None if reason is None else f"of its LatentRM: {reason}"
     return reason
 

@@ -95,6 +95,8 @@ def why_not_packable(body: PreTrainedModel, head: ThoughtHead | None = None) -> 
         return f"it is on {', '.join(sorted(map(str, devices)))}, not on one CPU or CUDA device"
     if head is not None and not _stages_fuse(head):
         return "its thought head has a GELU that does not follow a linear layer"
+    if head is not None and head.log_std is not None:
+        return "its thought head is Gaussian"
     return None
 
 
@@ -136,7 +138,7 @@ def pack(
         *([] if lm_head is None else [lm_head]),
         *_head_tensors(head),
     ]
-    state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    state = tuple((tensor.data_ptr(), tensor._version, tensor.shape) for tensor in tensors)
     known = _PACKED.setdefault(body, {})
     kind = (weights, layout)
     if kind not in known or known[kind][0] != state:
