@@ -60,8 +60,11 @@ def test_the_grid_the_schedule_and_the_kind_of_launch_change_no_bit(
     expected = results(simt, case)
     for launch in (
         {"blocks": 1, "shared_limit": 101376},  # few chunks in the ring
-        {"shared_limit": 61000},  # rows in the ring's memory, no weights ahead {"blocks": 5, "order": 3}, {"rung": "stream"}, {"rung": "stream", "blocks": 2, "order": 9}
-    ):  # fmt: skip
+        {"shared_limit": 61000},  # rows in the ring's memory, no weights ahead
+        {"blocks": 5, "order": 3},
+        {"rung": "stream"},
+        {"rung": "stream", "blocks": 2, "order": 9},
+    ):
         assert same_bits(results(simt, case, **launch), expected), launch
 
 
