@@ -6,15 +6,25 @@
 >>> results[0].answer, results[0].best.score  # doctest: +SKIP
 """
 
+from typing import Any
+
 from latent_ext._version import __version__
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
 from latent_ext.samplers import GaussianNoise, MCDropout, Sampler
 from latent_ext.search import Result, Trajectory, best_of_n, majority_vote, solve, weighted_vote
 
+_PLUGS = {
+    "LatentGenerateOutput": "latent_ext.hf.output",
+    "LatentGenerationConfig": "latent_ext.hf.generation_config",
+    "accelerate": "latent_ext.hf.accelerate",
+}
+
 __all__ = [
     "CheckpointError",
     "GaussianNoise",
+    "LatentGenerateOutput",
+    "LatentGenerationConfig",
     "LatentModel",
     "LatentRM",
     "MCDropout",
@@ -22,6 +32,7 @@ __all__ = [
     "Sampler",
     "Trajectory",
     "__version__",
+    "accelerate",
     "best_of_n",
     "load",
     "load_reward",
@@ -30,3 +41,12 @@ __all__ = [
     "solve",
     "weighted_vote",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What plugs into Hugging Face is imported when it is first used.
+    if name in _PLUGS:
+        import importlib
+
+        return getattr(importlib.import_module(_PLUGS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
