@@ -18,6 +18,7 @@ _PLUGS = {
     "LatentGenerateOutput": "latent_ext.hf.output",
     "LatentGenerationConfig": "latent_ext.hf.generation_config",
     "accelerate": "latent_ext.hf.accelerate",
+    "generate": "latent_ext.hf.generate",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "best_of_n",
+    "generate",
     "load",
     "load_reward",
     "majority_vote",

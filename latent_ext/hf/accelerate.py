@@ -18,7 +18,7 @@ from latent_ext.hf.output import LatentGenerateOutput
 from latent_ext.hf.prompts import check_frames, split_batch
 from latent_ext.hf.rollout import Rollout, drawn_seed, stack_scores, stack_thoughts
 from latent_ext.hf.sampling import check_supported, latent_sampler
-from latent_ext.hf.stopping import asked_criteria
+from latent_ext.hf.stopping import StopRules
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.samplers import Scope
 
@@ -182,7 +182,7 @@ class _Generate:
             reward=reward,
             beam=beam,
             eos=tuple(eos),
-            criteria=asked_criteria(stopping_criteria, config.stop_strings, tokenizer),
+            rules=StopRules.of(stopping_criteria, config.stop_strings, tokenizer),
             engine=self.engine,
             weights=self.weights,
         )
@@ -246,10 +246,14 @@ def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
 
 def _beam(config: GenerationConfig, reward: Any) -> tuple[Beam | None, int]:
     """Pruning between thoughts, if it is asked for, and how many rows come back per prompt."""
-    beams, candidates = int(config.num_beams or 1), latent_field(config, "num_beam_candidates")
-    returned = int(config.num_return_sequences or 1)
-    if returned < 1:
-        raise ValueError(f"num_return_sequences: got {returned}; at least 1 is needed")
+    candidates = latent_field(config, "num_beam_candidates")
+    counts = []
+    for name in ("num_beams", "num_return_sequences"):
+        value = getattr(config, name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is needed")
+        counts.append(1 if value is None else value)
+    beams, returned = counts
     if beams == 1 and candidates is None:
         return None, returned
     if reward is None:

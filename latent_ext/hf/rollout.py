@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteriaList
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
 from latent_ext.hf.output import write_sequences
 from latent_ext.hf.prompts import LatentTokens
-from latent_ext.hf.stopping import cut_answers
+from latent_ext.hf.stopping import StopRules, cut_answers
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
@@ -34,7 +33,7 @@ class Rollout:
         max_new_tokens: thoughts, end token and answer together, as Hugging Face counts.
         temperature: of the answer tokens; 0 is argmax.
         eos: ids that end an answer; the first one is ``model.ids.eos``.
-        criteria: asked after every answer token.
+        rules: what else ends an answer.
         engine, weights: see `latent_ext.solve`.
     """
 
@@ -48,7 +47,7 @@ class Rollout:
     reward: LatentRM | None = None
     beam: Beam | None = None
     eos: tuple[int, ...] = ()
-    criteria: StoppingCriteriaList | None = None
+    rules: StopRules = field(default_factory=StopRules)
     engine: str = "auto"
     weights: str | None = None
 
@@ -100,9 +99,8 @@ class Rollout:
             input_ids, trajectories, self.tokens, latent_length=self.latent_length, eos=eos, pad=pad
         )
         first = input_ids.shape[1] + self.latent_length + 1
-        criteria = StoppingCriteriaList() if self.criteria is None else self.criteria
-        if len(self.eos) > 1 or criteria:
-            return cut_answers(written, first, criteria=criteria, eos=self.eos, pad=pad)
+        if len(self.eos) > 1 or self.rules:
+            return cut_answers(written, first, rules=self.rules, eos=self.eos, pad=pad)
         return written
 
 

@@ -1,35 +1,46 @@
-"""What LatentTTS computes without sampling, re-read from the start for every position, by stock modules alone.
-
-Runs on any transformers release: it knows no cache.
-"""
+"""What LatentTTS computes without sampling, re-read from the start for every position, by stock modules alone."""
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+
+from latent_ext.ops.tolerances import tolerance
+
+
+@dataclass
+class StockRun:
+    """Ids after the prompt, the thoughts [T, hidden], and how many of the ids no rounding can change."""
+
+    tokens: list[int]
+    thoughts: Tensor
+    decided: int
 
 
 @torch.no_grad()
 def stock_generate(
     model: nn.Module, prompt: Tensor, *, latent: int, end: int, eos: int, steps: int, max_new_tokens: int
-) -> tuple[list[int], Tensor]:
-    """Generated ids after `prompt` (int64 [length]) and the thoughts [steps, hidden]."""
-    embed = model.get_input_embeddings()
+) -> StockRun:
+    """prompt is int64 [length]; float64 throughout; a `projector` of the model forms thoughts."""
+    exact = copy.deepcopy(model).double()
+    embed = exact.get_input_embeddings()
     inputs = embed(prompt)
     thoughts = []
     for _ in range(steps):
-        read = model(inputs_embeds=inputs.unsqueeze(0), output_hidden_states=True)
-        hidden = read.hidden_states[-1][:, -1]
-        # LatentTTS's CODI class appends the projected state itself; a stock class knows nothing of it.
-        if hasattr(model, "projector") and not hasattr(model, "projects"):
-            hidden = model.projector(hidden)
+        hidden = exact(inputs_embeds=inputs.unsqueeze(0), output_hidden_states=True).hidden_states[-1][:, -1]
+        hidden = exact.projector(hidden) if hasattr(exact, "projector") else hidden
         thoughts.append(hidden[0])
         inputs = torch.cat([inputs, hidden])
-    written = [latent] * steps + [end]
+    written, decided = [latent] * steps + [end], 0
     while len(written) < max_new_tokens:
         inputs = torch.cat([inputs, embed(torch.tensor([written[-1]]))])
-        token = int(model(inputs_embeds=inputs.unsqueeze(0)).logits[0, -1].argmax())
-        written.append(token)
-        if token == eos:
+        best = exact(inputs_embeds=inputs.unsqueeze(0)).logits[0, -1].topk(2)
+        if decided == 0 and float(best.values.diff().abs()) <= tolerance("logit_gap", torch.float32).atol:
+            decided = len(written)
+        written.append(int(best.indices[0]))
+        if written[-1] == eos:
             break
-    return written, torch.stack(thoughts)
+    return StockRun(written, torch.stack(thoughts).float(), decided or len(written))
