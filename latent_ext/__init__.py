@@ -8,6 +8,8 @@
 
 from typing import Any
 
+import transformers
+
 from latent_ext._version import __version__
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
@@ -15,15 +17,20 @@ from latent_ext.samplers import GaussianNoise, MCDropout, Sampler
 from latent_ext.search import Result, Trajectory, best_of_n, majority_vote, solve, weighted_vote
 
 _PLUGS = {
+    "LatentConfig": "latent_ext.hf.auto",
+    "LatentForCausalLM": "latent_ext.hf.auto",
     "LatentGenerateOutput": "latent_ext.hf.output",
     "LatentGenerationConfig": "latent_ext.hf.generation_config",
     "accelerate": "latent_ext.hf.accelerate",
+    "export_custom_generate": "latent_ext.hf.export",
     "generate": "latent_ext.hf.generate",
 }
 
 __all__ = [
     "CheckpointError",
     "GaussianNoise",
+    "LatentConfig",
+    "LatentForCausalLM",
     "LatentGenerateOutput",
     "LatentGenerationConfig",
     "LatentModel",
@@ -35,6 +42,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "best_of_n",
+    "export_custom_generate",
     "generate",
     "load",
     "load_reward",
@@ -52,3 +60,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_PLUGS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# `accelerate` also serves transformers 4.52, whose configs are of another kind.
+if hasattr(transformers, "PreTrainedConfig"):
+    from latent_ext.hf.auto import register
+
+    register()
+    del register
