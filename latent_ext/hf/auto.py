@@ -6,9 +6,11 @@ format is for models that should say themselves that they think in vectors.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -170,6 +172,42 @@ class LatentForCausalLM(PreTrainedModel, GenerationMixin):
         write_model_card(
             Path(save_directory), family=self.config.family, latent_length=self.config.latent_length
         )
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload model",
+        **save: Any,
+    ) -> str:
+        """Uploads what `save_pretrained` writes; the inherited method would replace the model card by an empty one.
+
+        Args:
+            repo_id: created if it does not exist; a card that it already has stays.
+            private, token, revision, create_pr, commit_message: as everywhere in ``huggingface_hub``.
+            save: for `save_pretrained`.
+
+        Returns:
+            Address of the commit.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        has_card = api.file_exists(repo_id, "README.md", revision=revision)
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory, **save)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=directory,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=["README.md"] if has_card else None,
+            )
+        return str(commit.commit_url)
 
 
 def _projector(hidden: int, inner: int) -> nn.Sequential:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from live_models import STEPS, batch_of, live_model, prompts
 from random_models import SEED, TOKENIZER, random_model
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel
@@ -67,6 +71,28 @@ def test_the_model_card_names_family_library_and_tags_and_is_never_overwritten(
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.tags == ["mine", "custom_generate"]
     assert "My words." in card.text
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_pushing_uploads_weights_and_card_and_leaves_a_card_that_is_there(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, has_card: bool
+) -> None:
+    model, uploaded = latent_ext.LatentForCausalLM.wrap(live_model(generator, "coconut", "gpt2")), []
+
+    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None, **how):  # type: ignore[no-untyped-def]
+        names = filter_repo_objects(os.listdir(folder_path), ignore_patterns=ignore_patterns)
+        uploaded.extend((repo_id, name) for name in names)
+        return SimpleNamespace(commit_url="https://example.org/commit/1")
+
+    named = SimpleNamespace(repo_id="someone/model")
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **how: named)
+    monkeypatch.setattr(HfApi, "file_exists", lambda self, *where, **how: has_card)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert model.push_to_hub("model") == "https://example.org/commit/1"
+    written = {"model.safetensors", "config.json", "generation_config.json"} | (
+        set() if has_card else {"README.md"}
+    )
+    assert set(uploaded) == {("someone/model", name) for name in written}
 
 
 def test_a_config_of_another_body_is_refused_by_name() -> None:
