@@ -68,7 +68,10 @@ def solve(
     reward_positions: Annotated[
         str, typer.Option(help="real, or published: the LatentRM counts pads as LatentTTS does.")
     ] = "real",
-    n: Annotated[int, typer.Option("--n", help="Trajectories per question.")] = 64,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Trajectories per question. Default: 64; not with --select beam."),
+    ] = None,
     sampler: Annotated[
         str, typer.Option(help="dropout:P, noise:SIGMA[:relative], head, two joined by +, or none.")
     ] = SHIPPED_SAMPLER,
@@ -76,8 +79,16 @@ def solve(
     select: Annotated[
         str | None,
         typer.Option(
-            help="best_of_n, majority or weighted_vote. Default: best_of_n with a reward, else majority."
+            help="best_of_n, majority, weighted_vote or beam. Default: best_of_n with a reward, else majority."
         ),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: trajectories kept after every thought. Default: 4."),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     all_answers: Annotated[
@@ -110,14 +121,17 @@ def solve(
                 f"latent-ext: warning: this model's vocabulary has no {words}; expect a wrong answer",
                 file=sys.stderr,
             )
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
         # The bar is gone again before results are printed.
         with reporting("solving", since=started) as report:
 
-            def progress(part: int, _total: int, report: Report = report, before: int = done) -> None:
-                report(before + part, n * len(problems))
+            def progress(
+                part: int, total: int, report: Report = report, before: int = start, size: int = len(block)
+            ) -> None:
+                per_question = total // size
+                report(before * per_question + part, per_question * len(problems))
 
             results = run_solve(
                 generator,
@@ -127,6 +141,8 @@ def solve(
                 scope=scope,  # type: ignore[arg-type]
                 reward=latent_rm,
                 select=select,
+                beams=beams,
+                candidates=candidates,
                 decode="all" if all_answers else "needed",
                 temperature=temperature,
                 seed=seed,
@@ -135,7 +151,6 @@ def solve(
                 max_answer_tokens=max_answer_tokens,
                 progress=progress,
             )
-        done += n * len(block)
         _print(block, results, as_json)
 
 

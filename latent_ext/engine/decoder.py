@@ -61,6 +61,16 @@ class Pages:
             self.lengths[rows],
         )
 
+    def branch(self, parents: Tensor) -> Pages:
+        """The pages of rows that continue `parents` (int64 [rows]); row r writes to slot r from here on.
+
+        What the parents have read stays where it is. All rows have read the same number of positions.
+        """
+        pages = self.select(parents)
+        held = int(pages.lengths[0]) if len(parents) else 0
+        pages.ancestry[:, held:] = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+        return pages
+
 
 def read_prompts(
     blocks: Blocks, prompts: Sequence[Tensor], dropout: RowDropout, dtype: torch.dtype
@@ -116,10 +126,12 @@ def read_prompts(
     return Prompts(keys, values, lengths), last
 
 
-def open_pages(blocks: Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype) -> Pages:
-    """Empty pages of `positions` places for each row; row r writes to slot r."""
+def open_pages(
+    blocks: Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype, *, slots: int | None = None
+) -> Pages:
+    """Empty pages of `positions` places for each row; row r writes to slot r. There are `slots`, or one per row."""
     rows, device = len(prompt_index), prompt_index.device
-    shape = (rows, blocks.kv_heads, positions, blocks.head_dim)
+    shape = (rows if slots is None else slots, blocks.kv_heads, positions, blocks.head_dim)
 
     def allocate() -> list[Tensor]:
         return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
