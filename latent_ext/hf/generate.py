@@ -11,19 +11,16 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper
 
-from latent_ext.engine.base import Beam
 from latent_ext.hf.generation_config import check_latent_fields, latent_field
 from latent_ext.hf.live_model import check_live, latent_tokens, live_family, live_latent_model, live_reward
 from latent_ext.hf.output import LatentGenerateOutput
+from latent_ext.hf.paths import asked_beam, chosen_paths, number_of_paths
 from latent_ext.hf.prompts import check_frames, split_batch
 from latent_ext.hf.rollout import Rollout, drawn_seed, stack_scores, stack_thoughts
 from latent_ext.hf.sampling import check_supported, latent_sampler
 from latent_ext.hf.stopping import StopRules
-from latent_ext.models.family import Family
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, MCDropout, Sampler, Scope, as_sampler
-from latent_ext.search.result import Trajectory
-from latent_ext.search.select import SELECTORS
 
 _GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 # Arguments of model.generate that never reach a callable; given, they would be silently without effect.
@@ -139,8 +136,8 @@ def generate(
     seen = live_latent_model(live, tokens, family=known, eos=eos[0], pad=pad)
     latent_rm = live_reward(reward, int(live.config.hidden_size))
     rule = chosen(select, "select") or ("best_of_n" if latent_rm is not None else "majority")
-    beam = _beam(rule, beams, candidates, num_paths, latent_rm)
-    paths = _paths(chosen(num_paths, "num_paths"), returned, beam, ranked=latent_rm is not None)
+    beam = asked_beam(rule, beams, candidates, num_paths, latent_rm)
+    paths = number_of_paths(chosen(num_paths, "num_paths"), returned, beam, ranked=latent_rm is not None)
     where: Scope = chosen(scope, "scope") or "latent"
     named = chosen(sampler, "sampler")
     thoughts = latent_sampler(config, seen.body, where) if named is None else as_sampler(named, where)
@@ -168,7 +165,7 @@ def generate(
     # A selection by score needs the winner's answer alone.
     every = full or returned > 1 or rule not in ("best_of_n", "beam")
     found = rollout.run(prompts, decode_all=every)
-    places = [_select(listed, rule, returned, known, latent_tokenizer) for listed in found]
+    places = [chosen_paths(listed, rule, returned, known, latent_tokenizer) for listed in found]
     picked = [[listed[n] for n in order] for listed, order in zip(found, places, strict=True)]
     sequences = rollout.sequences(input_ids[batch], picked)
     if not full:
@@ -248,65 +245,3 @@ def _ids(value: Any) -> list[int]:
     if value is None:
         return []
     return [int(token) for token in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-def _beam(
-    rule: str, beams: int | None, candidates: int | None, num_paths: int | None, reward: LatentRM | None
-) -> Beam | None:
-    if rule not in (*SELECTORS, "beam"):
-        raise ValueError(f"select: got {rule!r}; allowed are {', '.join(SELECTORS)}, beam")
-    if rule != "majority" and reward is None:
-        raise ValueError(f"select: {rule!r} needs a reward; give reward=, or select='majority'")
-    if rule != "beam":
-        for name, value in (("beams", beams), ("candidates", candidates)):
-            if value is not None:
-                raise ValueError(f"{name}: got {value!r} with select={rule!r}; it belongs to select='beam'")
-        return None
-    if num_paths is not None:
-        raise ValueError(
-            f"num_paths: got {num_paths!r} with select='beam'; give beams= and candidates= instead"
-        )
-    for name, value in (("beams", beams), ("candidates", candidates)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: got {value!r}; select='beam' needs a whole number >= 1")
-    return Beam(cast(int, beams), cast(int, candidates))
-
-
-def _paths(num_paths: int | None, returned: int, beam: Beam | None, *, ranked: bool) -> int:
-    if beam is not None:
-        if returned > beam.keep:
-            raise ValueError(f"return_paths: got {returned}; {beam.keep} beams are left at most")
-        return beam.keep * beam.candidates
-    paths = returned if num_paths is None else num_paths
-    if not isinstance(paths, int) or paths < 1:
-        raise ValueError(f"num_paths: got {paths!r}; a whole number >= 1 is needed")
-    if returned > paths:
-        raise ValueError(f"return_paths: got {returned}; there are num_paths={paths}")
-    if 1 < returned < paths and not ranked:
-        raise ValueError(
-            f"return_paths: got {returned} of num_paths={paths}; without a reward to rank them give 1 or all"
-        )
-    return paths
-
-
-def _select(listed: list[Trajectory], rule: str, returned: int, family: Family, tokenizer: Any) -> list[int]:
-    """Which paths come back, best first; all of them in their own order."""
-    if returned == len(listed):
-        return list(range(returned))
-    by_score = sorted(
-        range(len(listed)), key=lambda n: float("inf") if (score := listed[n].score) is None else -score
-    )
-    if returned > 1 or rule in ("best_of_n", "beam"):
-        return by_score[:returned]
-    answers = [_answer(one, family, tokenizer) for one in listed]
-    chosen = SELECTORS[rule](answers, [one.score for one in listed]).chosen
-    # No answer could be read: the first path, or the best-scored one, stands for its prompt.
-    return [by_score[0] if chosen is None else chosen]
-
-
-def _answer(trajectory: Trajectory, family: Family, tokenizer: Any) -> str | None:
-    if trajectory.tokens is None:
-        return None
-    if tokenizer is not None:
-        return family.answer(str(tokenizer.decode(trajectory.tokens, skip_special_tokens=True)))
-    return " ".join(map(str, trajectory.tokens)) if trajectory.finished else None
