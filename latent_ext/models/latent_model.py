@@ -29,6 +29,7 @@ from latent_ext.models.checkpoint import (
 )
 from latent_ext.models.coconut import Coconut
 from latent_ext.models.configs import body_config, build
+from latent_ext.models.devices import as_device
 from latent_ext.models.family import Family, LatentIds, prompt_ids
 
 # Family names by the class that a LatentTTS config.json names.
@@ -152,7 +153,7 @@ def load(
 
     Raises:
         CheckpointError: one sentence that names the file or tensor at fault.
-        ValueError: for an unknown family or a latent_length that is no whole number >= 1.
+        ValueError: for an unknown family, a latent_length that is no whole number >= 1, or a device that is not there.
 
     Example:
         >>> import latent_ext
@@ -160,6 +161,7 @@ def load(
         >>> model.family.name
         'coconut'
     """
+    place = as_device(device)
     source = str(path_or_hub_id)
     directory = SHIPPED_GENERATOR if source == "shipped" else resolve(path_or_hub_id, revision=revision)
     config = read_config(directory)
@@ -193,7 +195,7 @@ def load(
     hf.tie_weights()
     hf.eval().requires_grad_(False)
     weights_hash = hash_weights(hf)
-    return LatentModel(hf.to(device), tokenizer, chosen, ids, source, weights_hash)
+    return LatentModel(hf.to(place), tokenizer, chosen, ids, source, weights_hash)
 
 
 def _family_name(config: dict, source: str) -> str:

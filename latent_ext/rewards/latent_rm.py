@@ -15,6 +15,7 @@ from latent_ext.assets import SHIPPED_LATENT_RM
 from latent_ext.models.blocks import Blocks, blocks_of
 from latent_ext.models.checkpoint import cast_parameters, load_into, read_config, read_tensors, resolve
 from latent_ext.models.configs import body_config, build
+from latent_ext.models.devices import as_device
 
 # The published Llama class defines this layer and never applies it.
 _NEVER_APPLIED = "projecter."
@@ -86,6 +87,7 @@ def load_reward(
     That is ``COCONUTGPT2ForTokenClassification``, or ``COCONUTLlamaForTokenClassification`` with one output.
     Parameters and errors are those of :func:`latent_ext.load`.
     """
+    place = as_device(device)
     source = str(path_or_hub_id)
     directory = SHIPPED_LATENT_RM if source == "shipped" else resolve(path_or_hub_id, revision=revision)
     config = read_config(directory)
@@ -99,7 +101,7 @@ def load_reward(
     load_into(module, tensors, source=source)
     module.eval().requires_grad_(False)
     trained_on = config.get("trained_on")
-    return LatentRM(module.to(device), source, trained_on if isinstance(trained_on, dict) else {})
+    return LatentRM(module.to(place), source, trained_on if isinstance(trained_on, dict) else {})
 
 
 def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
