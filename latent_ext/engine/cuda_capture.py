@@ -7,8 +7,10 @@ the host or depend on a value of a tensor in Python.
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -39,12 +41,36 @@ class Capture:
         self._function()
         if self._device.type != "cuda":
             return
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self._device), _no_collection():
             graph = torch.cuda.CUDAGraph()
             # Other threads of the process (a server's) may go on to use the device meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, stream=_capture_stream(self._device), capture_error_mode="thread_local"
+            ):
                 self._function()
         self._graph = graph
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile: what it frees, such as another graph, might disturb a recording."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
+
+
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream per device for all captures: cuBLAS keeps a workspace for every stream that it has seen."""
+    if device not in _CAPTURE_STREAMS:
+        _CAPTURE_STREAMS[device] = torch.cuda.Stream(device)
+    return _CAPTURE_STREAMS[device]
+
+
+_CAPTURE_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
 
 
 _Held = TypeVar("_Held")
@@ -110,7 +136,7 @@ class HostFlag:
             self._value = torch.empty(1, dtype=torch.bool, pin_memory=True)
             self._value.copy_(value, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(value.device))
         else:
             self._value = value.clone()
 

@@ -50,7 +50,7 @@ def test_each_rung_can_be_forced_by_argument_and_by_variable(
 
 
 def test_a_rung_that_cannot_be_had_says_why(device_with: Callable[..., str]) -> None:
-    with pytest.raises(RuntimeError, match="rung: 'persistent' cannot run on cuda: .*cooperative launch"):
+    with pytest.raises(RuntimeError, match=r"rung: 'persistent' cannot run on cuda: .*cooperative launch"):
         choose_rung("persistent", device_with(*SMALL_OPS, "latent_rollout", cooperative=False))
     with pytest.raises(RuntimeError, match="no cuda kernel for latent_rollout"):
         choose_rung("stream", device_with(*SMALL_OPS))
