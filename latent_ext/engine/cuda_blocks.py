@@ -85,13 +85,6 @@ class CudaBlocks:
     def device(self) -> torch.device:
         return self._token_table.device
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the linears and norms that one pass reads, without embeddings and heads."""
-        tensors = [part for layer in self._linears for linear in layer for part in linear if part is not None]
-        tensors += [norm.weight for norm in self.norms] + [n.bias for n in self.norms if n.bias is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
     def token_embedding(self, tokens: Tensor) -> Tensor:
         return functional.embedding(tokens, self._token_table)
 
