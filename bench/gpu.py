@@ -33,6 +33,7 @@ from latent_ext.engine.cuda_rungs import rung_report
 OUT = Path(__file__).parent / "results"
 Record = dict[str, Any]
 _BOTH = ("hf eager", "hf graph")
+_HELD = 3  # settings in the device's memory
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,10 @@ def parts(small: str = "gpt2", large: str = "llama") -> tuple[Part, ...]:
     )
 
 
-def records_of(part: Part, device: str, bandwidth: float, stop: float, end: float) -> Iterator[Record]:
+def records_of(
+    part: Part, setting: Setting, device: str, bandwidth: float, stop: float, end: float
+) -> Iterator[Record]:
     """The records of a part; cells that would begin after `stop` are named instead. None takes longer than to `end`."""
-    setting: Setting = build(*part.name.split("/"), device)
     rungs = [choice.name for choice in rung_report(device) if choice.usable] or ["graph"]
     # A cell for "hf compile" alone: ours is in an earlier part.
     work: list[tuple[str, Iterator[Record]]] = []
@@ -144,13 +146,19 @@ def run(results: Results, device: str, seconds: float, chosen: tuple[Part, ...])
     facts = device_facts(device)
     add(facts)
     bandwidth = facts["copy_gigabytes_per_s"] * 1e9
+    settings: dict[str, Setting] = {}  # the latest few: two parts of one setting need not be neighbours
     for part in chosen:
         stop = start + part.until * seconds
         if time.monotonic() > stop:
             add({"kind": "left_out", "what": part.name})
             continue
         try:
-            for record in records_of(part, device, bandwidth, stop, start + seconds):
+            setting = settings.pop(part.name, None)
+            while setting is None and len(settings) >= _HELD:
+                del settings[next(iter(settings))]
+                forget()
+            setting = settings[part.name] = setting or build(*part.name.split("/"), device)
+            for record in records_of(part, setting, device, bandwidth, stop, start + seconds):
                 add(record)
                 failed = "failure" in record
                 right &= not (failed and not str(record.get("method", "")).startswith("hf"))
@@ -159,7 +167,6 @@ def run(results: Results, device: str, seconds: float, chosen: tuple[Part, ...])
         except Exception as error:  # a part that cannot be built does not take the others with it
             right = False
             add({"kind": "failure", "what": part.name, "failure": f"{type(error).__name__}: {error}"[:300]})
-        forget()
     return right
 
 

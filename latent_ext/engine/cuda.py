@@ -64,8 +64,8 @@ class CudaEngine:
         self._head = model.family.thought_head(model.hf)
         beside = [model.lm_head, *_tensors(self._head)]
         self.blocks: CudaBlocks = cuda_blocks(model.body, weights, beside)
-        self.lm_head = model.lm_head.detach().to(self.blocks.dtype)
-        self._generator = Generator(self.blocks, _cast(self._head, self.blocks.dtype))
+        self.lm_head = self.blocks.cast(model.lm_head)
+        self._generator = Generator(self.blocks, _cast(self._head, self.blocks))
         self._together = GROUP if rung == "graph" else 1
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class CudaEngine:
     def _scorer(self, reward: LatentRM) -> Scorer:
         weight, bias = reward.head_weight, reward.head_bias
         blocks = cuda_blocks(reward.module.body, self.weights, [weight, bias])
-        return Scorer(blocks, weight.detach().to(blocks.dtype), bias.detach().to(blocks.dtype))
+        return Scorer(blocks, blocks.cast(weight), blocks.cast(bias))
 
     @torch.no_grad()
     def inputs(
@@ -248,9 +248,9 @@ def _tensors(head: ThoughtHead) -> list[Tensor | None]:
     return [head.weight, head.bias] + [t for stage in head.stages for t in (stage.weight, stage.bias)]
 
 
-def _cast(head: ThoughtHead, dtype: torch.dtype) -> ThoughtHead:
-    def to(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().to(dtype)
-
-    stages = tuple(replace(stage, weight=to(stage.weight), bias=to(stage.bias)) for stage in head.stages)
-    return replace(head, stages=stages, weight=to(head.weight), bias=to(head.bias))
+def _cast(head: ThoughtHead, blocks: CudaBlocks) -> ThoughtHead:
+    stages = tuple(
+        replace(stage, weight=blocks.cast(stage.weight), bias=blocks.cast(stage.bias))
+        for stage in head.stages
+    )
+    return replace(head, stages=stages, weight=blocks.cast(head.weight), bias=blocks.cast(head.bias))

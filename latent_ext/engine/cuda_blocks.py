@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -58,32 +58,47 @@ class CudaBlocks:
         self.max_positions, self.scales, self.dropout_sites = own.max_positions, own.scales, own.dropout_sites
         self.dtype = dtype
 
-        def cast(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.detach().to(dtype)
-
-        self.norms = [
-            Norm(norm.kind, norm.weight.detach().to(dtype), cast(norm.bias), norm.eps) for norm in own.norms
-        ]
+        # By address, with what was copied: as long as that is held, nothing else comes to be at its address.
+        self._copies: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
+        self.norms = [Norm(n.kind, self.cast(n.weight), self.cast(n.bias), n.eps) for n in own.norms]
+        # Joined linears are made for this; nothing is gained by holding them.
         self._linears = [
-            [(weight.detach().to(dtype), cast(bias)) for weight, bias in _layer_linears(body, layer)]
+            [
+                (weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+                for weight, bias in _layer_linears(body, layer)
+            ]
             for layer in range(own.layers)
         ]
         # What was captured over these pieces, by the files that capture it.
         self.captured: Shelf[Any] = Shelf(_CAPTURED_SHAPES)
         self._activation = _ACTIVATIONS[_activation_name(body)]
         embedding: Any = body.get_input_embeddings()  # typed as any module
-        self._token_table = embedding.weight.detach().to(dtype)
+        self._token_table = self.cast(embedding.weight)
         self._rotary: nn.Module | None = None
         self._rotation: tuple[Tensor, Tensor] | None = None  # of the pass that is under way
         if isinstance(body, LlamaModel):
             self._rotary, self._position_table = body.rotary_emb, None
         else:
             positions: Any = body.get_submodule("wpe")
-            self._position_table = positions.weight.detach().to(dtype)
+            self._position_table = self.cast(positions.weight)
 
     @property
     def device(self) -> torch.device:
         return self._token_table.device
+
+    @overload
+    def cast(self, tensor: Tensor) -> Tensor: ...
+    @overload
+    def cast(self, tensor: Tensor | None) -> Tensor | None: ...
+    def cast(self, tensor: Tensor | None) -> Tensor | None:
+        """A weight in the format of these pieces: itself, or the one copy of it that is kept."""
+        if tensor is None or tensor.dtype == self.dtype:
+            return None if tensor is None else tensor.detach()
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in self._copies:
+            source = tensor.detach()
+            self._copies[key] = (source, source.to(self.dtype))
+        return self._copies[key][1]
 
     def token_embedding(self, tokens: Tensor) -> Tensor:
         return functional.embedding(tokens, self._token_table)
