@@ -61,12 +61,19 @@ class LatentCell:
 
 
 def guarded(what: Record, work: Callable[[], Record], end: float, longest: float = LONGEST) -> Record:
-    """The record of a method; one that says why, where it fails or is not done by `end` (``time.monotonic()``)."""
+    """The record of a method; one that says why where it fails or takes too long.
+
+    What is cut short because the whole run ends at `end` (``time.monotonic()``) did not fail: it is left out.
+    """
+    left = end - time.monotonic()
+    left_out = {"kind": "left_out", "what": " ".join(str(value) for value in what.values())}
+    if left < 1.0:
+        return left_out
     try:
-        with limit(min(longest, end - time.monotonic())):
+        with limit(min(longest, left)):
             return what | work()
     except TimeoutError as error:
-        return what | {"failure": str(error)}
+        return left_out if left < longest else what | {"failure": str(error)}
     except Exception as error:
         text = str(error).strip()
         first = text.splitlines()[0] if text else ""

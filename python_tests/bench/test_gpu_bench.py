@@ -176,8 +176,11 @@ def test_what_fails_or_takes_too_long_says_so_and_does_not_stop_the_rest() -> No
         "method": "a",
         "failure": "RuntimeError: no such thing",
     }
-    record = guarded({"method": "b"}, hangs, time.monotonic() + 0.2)
-    assert record["failure"].startswith("stopped after")
+    record = guarded({"method": "b"}, hangs, later(), longest=0.2)
+    assert record == {"method": "b", "failure": "stopped after 0 s"}
+    for left in (1.2, -1.0):  # the end of the run is no failure of what it cuts short
+        record = guarded({"kind": "latent", "method": "c"}, hangs, time.monotonic() + left)
+        assert record == {"kind": "left_out", "what": "latent c"}
     with limit(5.0):
         pass  # a limit that was kept leaves no alarm behind
 
