@@ -18,8 +18,8 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 SITES: tuple[str, ...] = get_args(Sites)
 
 _GRAMMAR = (
-    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or two of them joined by '+', "
-    "for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'"
+    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]', 'head[:TEMPERATURE]', or dropout "
+    "and one of the others joined by '+', for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'"
 )
 
 
@@ -88,12 +88,34 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
+class HeadNoise:
+    """Thoughts drawn from the model's own Gaussian head: mean + temperature * std * normal (CoLaR, arXiv 2505.16552).
+
+    Args:
+        temperature: factor >= 0 on the learned standard deviation (published: 1).
+
+    Raises:
+        ValueError: if temperature is negative or not finite.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: got {self.temperature!r}; a finite factor >= 0 is needed")
+
+    def __str__(self) -> str:
+        return "head" if self.temperature == 1.0 else f"head:{_exact(self.temperature)}"
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Dropout, noise, both or neither, and the scope in which dropout acts.
 
     Args:
         dropout: None for none.
         noise: None for none.
+        head: None for the head's mean; excludes `noise`, since both add a normal value to every coordinate.
         scope: "latent": the prompt but for its last token is read once, clean, and shared by all trajectories
             of a question; the pass over the last prompt token, which yields the first thought, and the passes
             over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
@@ -110,10 +132,13 @@ class Sampler:
     dropout: MCDropout | None = None
     noise: GaussianNoise | None = None
     scope: Scope = "latent"
+    head: HeadNoise | None = None
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise ValueError(f"scope: got {self.scope!r}; allowed are {', '.join(SCOPES)}")
+        if self.noise is not None and self.head is not None:
+            raise ValueError(f"head: got {self.head} beside {self.noise}; one of the two is allowed")
 
     @property
     def drops(self) -> bool:
@@ -128,7 +153,17 @@ class Sampler:
     @property
     def deterministic(self) -> bool:
         """Whether all trajectories of a question share their thoughts."""
-        return not (self.drops or self.noisy)
+        return not (self.drops or self.noisy or self.draws_from_head)
+
+    @property
+    def draws_from_head(self) -> bool:
+        """Whether a head's learned deviation acts."""
+        return self.head is not None and self.head.temperature > 0.0
+
+    @property
+    def sigma(self) -> float:
+        """What ``next_thought`` multiplies normal values by: the noise's sigma, or the head's temperature."""
+        return self.noise.sigma if self.noise else self.head.temperature if self.head else 0.0
 
     @classmethod
     def parse(cls, text: str, *, scope: Scope = "latent", sites: Sites = "residual") -> Sampler:
@@ -141,7 +176,9 @@ class Sampler:
         if text.strip() == "none":
             return sampler
         for part in text.split("+"):
-            kind, _, rest = part.strip().partition(":")
+            kind, colon, rest = part.strip().partition(":")
+            if kind == "head" and not colon:
+                rest = "1"
             number, _, variant = rest.partition(":")
             try:
                 value = float(number)
@@ -152,6 +189,8 @@ class Sampler:
                 sampler = replace(sampler, dropout=MCDropout(value, per=per, sites=sites))
             elif kind == "noise" and sampler.noise is None and variant in ("", "absolute", "relative"):
                 sampler = replace(sampler, noise=GaussianNoise(value, relative=variant == "relative"))
+            elif kind == "head" and sampler.head is None and variant == "":
+                sampler = replace(sampler, head=HeadNoise(value))
             else:
                 raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}")
         return sampler
@@ -165,14 +204,20 @@ class Sampler:
             "sites": self.dropout.sites if self.dropout else None,
             "sigma": self.noise.sigma if self.noise else 0.0,
             "relative": self.noise.relative if self.noise else None,
+            "temperature_of_head": self.head.temperature if self.head else 0.0,
             "scope": self.scope,
         }
 
     def __str__(self) -> str:
-        return "+".join(str(part) for part in (self.dropout, self.noise) if part is not None) or "none"
+        return (
+            "+".join(str(part) for part in (self.dropout, self.noise, self.head) if part is not None)
+            or "none"
+        )
 
 
-def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope | None = None) -> Sampler:
+def as_sampler(
+    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str, scope: Scope | None = None
+) -> Sampler:
     """Accepts every form in which a user may name a sampler; ``scope`` overrides the sampler's own."""
     if isinstance(sampler, str):
         return Sampler.parse(sampler, scope=scope or "latent")
@@ -180,8 +225,10 @@ def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope 
         return Sampler(dropout=sampler, scope=scope or "latent")
     if isinstance(sampler, GaussianNoise):
         return Sampler(noise=sampler, scope=scope or "latent")
+    if isinstance(sampler, HeadNoise):
+        return Sampler(head=sampler, scope=scope or "latent")
     if isinstance(sampler, Sampler):
         return replace(sampler, scope=scope) if scope else sampler
     raise TypeError(
-        f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise and str"
+        f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise, HeadNoise and str"
     )

@@ -52,12 +52,15 @@ class LatentRun:
         thoughts: [rows, T, hidden], as fed to the model (noise included).
         state: the engine's own caches, from which it goes on to answers.
         scores: fp32 [rows, T], the LatentRM's score of every thought; None without one.
+        counts: int64 [rows], how many thoughts each row has, where rows stop by themselves; what `thoughts` and
+            `scores` hold behind them is 0. None: T each.
     """
 
     request: LatentRequest
     thoughts: Tensor
     state: object
     scores: Tensor | None = None
+    counts: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -86,6 +89,11 @@ def weights_name(dtype: torch.dtype) -> str:
     """ "fp32", "bf16", ...: what results call the number format of weights."""
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def beyond_counts(counts: Tensor, steps: int) -> Tensor:
+    """bool [rows, steps], the places behind each row's last thought."""
+    return torch.arange(steps, device=counts.device) >= counts.unsqueeze(1)
 
 
 # Prompts that were read once; opaque to callers, who hand it back to the engine that made it.

@@ -92,7 +92,8 @@ def choose_engine(
         RuntimeError: when the named engine or rung cannot run the model on its device.
     """
     asked_rung(rung)
-    if rung is not None and model.device.type != "cuda":
+    forced = rung not in (None, "auto")
+    if forced and model.device.type != "cuda":
         raise ValueError(f"rung: got {rung!r}; rungs are of CUDA devices, and the model is on {model.device}")
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine: got {engine!r}; allowed are auto, {', '.join(ENGINES)}")
@@ -104,7 +105,7 @@ def choose_engine(
             continue
         reason = _why_not(choice, model, reward, weights)
         if reason is None:
-            if rung is not None and choice.name != "native":
+            if forced and choice.name != "native":
                 raise ValueError(f"rung: {rung!r} needs the native engine, and {choice.name!r} was taken")
             return _make(choice, model, max_answer_tokens, weights, rung)
         reasons.append(f"{choice.name!r} cannot run this model on {model.device}: {reason}")
@@ -124,9 +125,13 @@ def _why_not(
         return None if weights is None else f"it computes in the model's own format, not in {weights!r}"
     if model.device.type == "cuda" and weights is not None and weights not in DTYPES:
         return f"on CUDA it computes in {' or '.join(DTYPES)}, not in {weights}"
+    if model.semantics.stop != "fixed":
+        return "its rows stop by themselves, and the compiled latent phase has one number of thoughts for all"
     reason = why_not_packable(model.body, model.family.thought_head(model.hf))
     if reason is None and reward is not None:
         reason = why_not_packable(reward.module.body)
+        if reason is None and reward.stages:
+            reason = "it projects hidden states before it scores them"
         reason = None if reason is None else f"of its LatentRM: {reason}"
     return reason
 

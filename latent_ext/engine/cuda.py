@@ -21,6 +21,7 @@ from latent_ext.engine.cuda_graph_phase import Generator, Scorer, run_graph
 from latent_ext.engine.cuda_latent import LatentInputs, LatentOutputs, LatentSettings, check_keep
 from latent_ext.engine.cuda_prompts import GROUP, PromptCache, PromptDropout, read_prompts
 from latent_ext.engine.cuda_rollout import run_rollout
+from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import pack
@@ -62,14 +63,19 @@ class CudaEngine:
         self.rung = rung
         self.max_answer_tokens = max_answer_tokens
         self._head = model.family.thought_head(model.hf)
-        beside = [model.lm_head, *_tensors(self._head)]
+        beside = [model.answer_head, *_tensors(self._head)]
         self.blocks: CudaBlocks = cuda_blocks(model.body, weights, beside)
-        self.lm_head = self.blocks.cast(model.lm_head)
+        self.lm_head = self.blocks.cast(model.answer_head)
         self._generator = Generator(self.blocks, _cast(self._head, self.blocks))
         self._together = GROUP if rung == "graph" else 1
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> PromptCache | None:
+        if self.model.semantics.pads == "visible":
+            # In the model's own number format: what a pad's pass computes is Hugging Face's.
+            read = read_padded(self.model, prompts, sampler)
+            key, value = (torch.stack(part).to(self.blocks.dtype) for part in (read.keys, read.values))
+            return PromptCache(key, value, read.lengths, read.last_hidden.to(self.blocks.dtype))
         if sampler.drops and sampler.scope == "prompt+latent":
             return None
         # Where dropout acts on the last token's pass, that pass is part of the latent phase.
@@ -150,7 +156,7 @@ class CudaEngine:
                 self._generator, None if reward is None else self._scorer(reward), settings, inputs
             )
         model = self.model
-        packed = pack(model.body, weights=self.weights, lm_head=model.lm_head, head=self._head)
+        packed = pack(model.body, weights=self.weights, lm_head=model.answer_head, head=self._head)
         packed_reward = None
         if reward is not None:
             score = (reward.head_weight, reward.head_bias)

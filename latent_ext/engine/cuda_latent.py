@@ -106,5 +106,5 @@ def check_keep(keep: Sequence[int], candidates: int, steps: int, reward: object 
         )
     if any(keep) and reward is None:
         raise ValueError(f"keep: got {list(keep)}; pruning needs a LatentRM")
-    if candidates < 1:
-        raise ValueError(f"candidates: got {candidates}; at least 1 is needed")
+    if candidates < 1 or (candidates > 1 and not keep):
+        raise ValueError(f"candidates: got {candidates}; at least 1 is needed, and 1 where nothing is pruned")

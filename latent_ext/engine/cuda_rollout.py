@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -83,7 +81,9 @@ def run_rollout(
         lineage=lineage,
         final_keys=final_keys,
         final_prompts=final_prompts,
-        **(_on_cuda(packed, packed_reward, rung) if device.type == "cuda" else {}),
+        model_header=packed.header,
+        reward_header=None if packed_reward is None else packed_reward.header,
+        rung=rung if device.type == "cuda" else "auto",
     )
     left = settings.rows_by_step(rows)[-1]
     return LatentOutputs(
@@ -96,9 +96,3 @@ def run_rollout(
         value,
         ancestry[:left],
     )
-
-
-def _on_cuda(packed: Any, packed_reward: Any, rung: str) -> dict[str, Any]:
-    """What the op takes on a CUDA device besides: the headers, which the host reads, and the rung."""
-    reward_header = None if packed_reward is None else packed_reward.header
-    return {"model_header": packed.header, "reward_header": reward_header, "rung": rung}

@@ -1,40 +1,22 @@
-"""``load``: a latent reasoning model from a directory or the Hub, with its tokenizer and family."""
+"""A latent reasoning model as the engines see it: Hugging Face modules, tokenizer, family."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from latent_ext.assets import SHIPPED_GENERATOR
 from latent_ext.models.blocks import Blocks, blocks_of
-from latent_ext.models.checkpoint import (
-    CheckpointError,
-    cast_parameters,
-    load_into,
-    read_config,
-    read_tensors,
-    resolve,
-)
-from latent_ext.models.coconut import Coconut
-from latent_ext.models.configs import body_config, build
-from latent_ext.models.devices import as_device
 from latent_ext.models.family import Family, LatentIds, prompt_ids
-
-# Family names by the class that a LatentTTS config.json names.
-_FAMILY_OF_ARCHITECTURE = {"COCONUTGPT2": "coconut", "GPT2LMHeadModel": "coconut"}
-FAMILIES = {"coconut": Coconut}
+from latent_ext.models.semantics import Semantics, semantics_of
 
 
 @dataclass
@@ -81,6 +63,28 @@ class LatentModel:
         return self.hf.lm_head.weight
 
     @property
+    def answer_head(self) -> Tensor:
+        """(allowed, hidden), the rows of the output embedding that answers are drawn from: all, or all but the end
+        token's.
+
+        Raises:
+            ValueError: if the end token is to be left out and is not the last row.
+        """
+        if self.semantics.end_token == "allowed":
+            return self.lm_head
+        if self.ids.end != len(self.lm_head) - 1:
+            raise ValueError(
+                f"switches: end_token: 'excluded' needs the end token in the last of {len(self.lm_head)} rows; "
+                f"its id is {self.ids.end}"
+            )
+        return self.lm_head[: self.ids.end]
+
+    @property
+    def semantics(self) -> Semantics:
+        """The switches that this model runs with."""
+        return semantics_of(self.family)
+
+    @property
     def max_positions(self) -> int:
         return int(self.hf.config.max_position_embeddings)
 
@@ -93,7 +97,7 @@ class LatentModel:
         """
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question: got {question!r}; a text that is not blank is needed")
-        ids = prompt_ids(self.tokenizer, self.family.prompt(question))
+        ids = prompt_ids(self.family, self.tokenizer, question)
         longest = self.max_positions - self.family.latent_length - 2
         if len(ids) > longest:
             raise ValueError(
@@ -125,85 +129,3 @@ def hash_weights(module: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def load(
-    path_or_hub_id: str | Path = "shipped",
-    *,
-    family: str | None = None,
-    latent_length: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    revision: str | None = None,
-) -> LatentModel:
-    """Loads a latent reasoning model.
-
-    Args:
-        path_or_hub_id: a directory, a Hub id (offline once cached), or "shipped" for the small model in the
-            package.
-        family: "coconut", on a GPT-2 or a Llama body. Default: by the architecture that config.json names; for
-            Llama it must be given.
-        latent_length: number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
-        dtype: storage of the weights; always set, since checkpoints differ.
-        device: where the model will be.
-        revision: Hub revision.
-
-    Returns:
-        The model, in eval mode and without gradients.
-
-    Raises:
-        CheckpointError: one sentence that names the file or tensor at fault.
-        ValueError: for an unknown family, a latent_length that is no whole number >= 1, or a device that is not there.
-
-    Example:
-        >>> import latent_ext
-        >>> model = latent_ext.load()
-        >>> model.family.name
-        'coconut'
-    """
-    place = as_device(device)
-    source = str(path_or_hub_id)
-    directory = SHIPPED_GENERATOR if source == "shipped" else resolve(path_or_hub_id, revision=revision)
-    config = read_config(directory)
-    name = family or _family_name(config, source)
-    if name not in FAMILIES:
-        raise ValueError(f"family: got {name!r}; allowed are {', '.join(FAMILIES)}")
-    steps = latent_length if latent_length is not None else config.get("latent_length")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
-    tensors = read_tensors(directory)
-    hf_config = body_config(config, tensors, source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}"
-        ) from None
-    chosen = FAMILIES[name](latent_length=steps) if steps else FAMILIES[name]()
-    ids = chosen.ids(tokenizer)
-    for role in ("start", "end", "eos"):
-        if getattr(ids, role) >= hf_config.vocab_size:
-            raise CheckpointError(
-                f"checkpoint {source}: token id {getattr(ids, role)} ({role}) is outside the embedding of "
-                f"{hf_config.vocab_size} rows"
-            )
-    module_class = LlamaForCausalLM if isinstance(hf_config, LlamaConfig) else GPT2LMHeadModel
-    hf = build(module_class, hf_config, source)
-    cast_parameters(hf, dtype)
-    tied = ("lm_head.weight",) if hf_config.tie_word_embeddings else ()
-    load_into(hf, tensors, tied=tied, source=source)
-    hf.tie_weights()
-    hf.eval().requires_grad_(False)
-    weights_hash = hash_weights(hf)
-    return LatentModel(hf.to(place), tokenizer, chosen, ids, source, weights_hash)
-
-
-def _family_name(config: dict, source: str) -> str:
-    architectures = config.get("architectures") or []
-    for architecture in architectures:
-        if architecture in _FAMILY_OF_ARCHITECTURE:
-            return _FAMILY_OF_ARCHITECTURE[architecture]
-    raise CheckpointError(
-        f"checkpoint {source}: no family is known for architectures {architectures}; "
-        f"name one with family=, allowed are {', '.join(FAMILIES)}"
-    )
