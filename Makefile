@@ -58,10 +58,11 @@ cuda-build: build
 
 check: lint test test-isa cuda-build
 
-# On a machine with a GPU: the tests that need one.
-gpu: build
-	@$(PY) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'make gpu: this torch sees no CUDA device')"
-	$(PYTEST) python_tests -m gpu
+# On a machine with a GPU and a CUDA torch of its own (PYTHON), without network: builds for this GPU, runs the tests that need one,
+# sanitizers and benchmarks, and writes OUT/gpu.json and OUT/gpu.txt. A failed stage does not stop the next; it fails the target.
+OUT ?= bench/results
+gpu:
+	@$(PYTHON) bench/gpu_stages.py --python "$$(command -v $(PYTHON))" --out "$(OUT)"
 
 # Ops against PyTorch, then best-of-N and weighted vote against two PyTorch baselines: bench/results/*.json and docs/best_of_n.png.
 # About 20 minutes on one thread; bench-full fills every cell of the grid and takes hours.

@@ -32,6 +32,8 @@ EXAMPLES = """Examples:
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
 
+  latent-ext solve --file problems.jsonl --device cuda --weights bf16 --rung persistent
+
   latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm
 
   latent-ext solve "..." --model path/to/codi --sampler noise:1.4 --switch pads=visible"""
@@ -102,17 +104,31 @@ def solve(
             help="Number format of the native engine: fp32, bf16 or int8. Default: the model's own."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda or cuda:N.")] = "cpu",
+    rung: Annotated[
+        str | None,
+        typer.Option(
+            help="Latent phase on a CUDA device: auto, persistent, stream or graph. Default: LATENT_EXT_RUNG, else auto."
+        ),
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
 ) -> None:
     """Answers questions with N sampled trajectories each, and says how it chose."""
     problems = _problems(question, file)
     generator = load(
-        model, family=family, latent_length=latent_length, switches=_switches(switch or []), base=base
+        model,
+        family=family,
+        latent_length=latent_length,
+        switches=_switches(switch or []),
+        base=base,
+        device=device,
     )
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
-    latent_rm = None if reward == "none" else load_reward(reward, positions=reward_positions)  # type: ignore[arg-type]
+    latent_rm = None
+    if reward != "none":
+        latent_rm = load_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
     for problem in problems:
         unknown = generator.unknown_words(problem.question)
         if unknown:
@@ -148,6 +164,7 @@ def solve(
                 seed=seed,
                 engine=engine,
                 weights=weights,
+                rung=rung,
                 max_answer_tokens=max_answer_tokens,
                 progress=progress,
             )

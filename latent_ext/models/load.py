@@ -13,6 +13,7 @@ from latent_ext.assets import SHIPPED_GENERATOR
 from latent_ext.models import lora
 from latent_ext.models.checkpoint import CheckpointError, cast_parameters, load_into, read_config, resolve
 from latent_ext.models.configs import body_config, build
+from latent_ext.models.devices import as_device
 from latent_ext.models.head_modules import add_head_modules
 from latent_ext.models.latent_model import LatentModel, hash_weights
 from latent_ext.models.latent_tokens import tokenizer_of
@@ -55,7 +56,8 @@ def load(
 
     Raises:
         CheckpointError: one sentence that names the file or tensor at fault.
-        ValueError: for an unknown family or switch, or a latent_length that is no whole number >= 1.
+        ValueError: for an unknown family or switch, a latent_length that is no whole number >= 1, or a device that is
+            not there.
 
     Example:
         >>> import latent_ext
@@ -65,6 +67,7 @@ def load(
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"family: got {family!r}; allowed are {', '.join(FAMILIES)}")
+    place = as_device(device)
     checkpoint = read_checkpoint(path_or_hub_id, family=family, base=base, revision=revision)
     source = checkpoint.source
     semantics = checkpoint.semantics.switched(switches or {}, checkpoint.family)
@@ -96,7 +99,7 @@ def load(
     hf.eval().requires_grad_(False)
     model = LatentModel(hf, tokenizer, chosen, ids, source, hash_weights(hf))
     _ = model.answer_head  # an end token that cannot be left out is refused here
-    hf.to(device)
+    hf.to(place)
     return model
 
 

@@ -39,6 +39,7 @@ def solve(
     seed: int = 0,
     engine: str = "auto",
     weights: str | None = None,
+    rung: str | None = None,
     max_answer_tokens: int = 64,
     keys: Sequence[int] | None = None,
     return_thoughts: bool = False,
@@ -66,7 +67,9 @@ def solve(
         seed: run seed, 64 bits.
         engine: "auto", "native", "modules" or "reference".
         weights: number format of the native engine: "fp32", "bf16" or "int8" (see `latent_ext.models.packed.pack`).
-            Default: that of the model. The other engines compute in the model's own.
+            Default: that of the model. The other engines compute in the model's own. No "int8" on CUDA.
+        rung: how the native engine runs the latent phase of a model on a CUDA device: "auto", "persistent", "stream"
+            or "graph" (docs/gpu.md). Default: what the variable LATENT_EXT_RUNG asks for, else "auto".
         max_answer_tokens: longest answer; less where the model's positions end sooner.
         keys: 64-bit question keys; default: from the prompt ids.
         return_thoughts: keep each trajectory's thoughts, [T, hidden] on the CPU.
@@ -80,6 +83,7 @@ def solve(
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
+        RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
 
     Example:
         >>> import latent_ext
@@ -124,7 +128,7 @@ def solve(
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
-        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward
+        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward, rung=rung
     )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
@@ -132,6 +136,7 @@ def solve(
         "weights_hash": model.weights_hash,
         "reward": None if reward is None else reward.name,
         "engine": choice.name,
+        "rung": choice.rung,
         "weights": runner.weights,
         "n": n if beam is None else beam.keep,
         "candidates": None if beam is None else beam.candidates,
@@ -196,6 +201,9 @@ def _encode(model: LatentModel, text: str, index: int) -> Tensor:
 
 
 def _check_reward(model: LatentModel, reward: LatentRM) -> None:
+    place = reward.head_weight.device
+    if place != model.device:
+        raise ValueError(f"reward: is on {place}; the model is on {model.device}")
     blocks = reward.blocks
     if blocks.hidden_size != model.blocks.hidden_size:
         raise ValueError(
