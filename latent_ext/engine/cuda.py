@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.cuda_answers import AnswerInputs, decode
 from latent_ext.engine.cuda_blocks import CudaBlocks, cuda_blocks
 from latent_ext.engine.cuda_capture import to_device
@@ -171,11 +172,28 @@ class CudaEngine:
         reward: LatentRM | None = None,
         reward_cache: PromptCache | None = None,
     ) -> LatentRun:
+        beam = checked_beam(request, reward)
         # Without randomness a question's trajectories share the first one's thoughts.
-        shared = request.sampler.deterministic and request.trajectories > 1
+        shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         asked = replace(request, keys=request.keys[:, :1]) if shared else request
         settings, inputs = self.inputs(asked, cache, None if reward is None else reward_cache)
+        kept = beam_widths(beam, request.trajectories, settings.steps)
+        if beam is not None:
+            settings = replace(settings, keep=tuple(count for count, _ in kept), candidates=beam.candidates)
         made = self.roll_out(settings, inputs, reward)
+        if beam is not None:
+            state = _State(
+                inputs.prompts,
+                made.key,
+                made.value,
+                made.ancestry,
+                settings.read_positions,
+                made.final_prompts,
+                made.final_keys,
+                inputs.seed,
+            )
+            lineage = row_of_question(made.lineage, request.trajectories, kept)
+            return LatentRun(request, made.thoughts, state, made.step_scores, made.final_keys, lineage)
         thoughts, scores, ancestry, prompt_index = (
             made.thoughts,
             made.step_scores,

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from latent_ext.engine.cuda_capture import Shelf
 from latent_ext.models.blocks import Blocks, blocks_of
 from latent_ext.models.norm import Norm
-from latent_ext.models.packed import _activation_name, _layer_linears
+from latent_ext.models.packed import activation_name, layer_linears
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -65,13 +65,13 @@ class CudaBlocks:
         self._linears = [
             [
                 (weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
-                for weight, bias in _layer_linears(body, layer)
+                for weight, bias in layer_linears(body, layer)
             ]
             for layer in range(own.layers)
         ]
         # What was captured over these pieces, by the files that capture it.
         self.captured: Shelf[Any] = Shelf(_CAPTURED_SHAPES)
-        self._activation = _ACTIVATIONS[_activation_name(body)]
+        self._activation = _ACTIVATIONS[activation_name(body)]
         embedding: Any = body.get_input_embeddings()  # typed as any module
         self._token_table = self.cast(embedding.weight)
         self._rotary: nn.Module | None = None

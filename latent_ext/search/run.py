@@ -116,7 +116,7 @@ class Run:
         thoughts, scores, keys = run.thoughts, run.scores, run.keys
         questions, width = keys.shape
         steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
-        counts = steps.reshape(questions, width).tolist()
+        counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
         finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
         kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
@@ -125,7 +125,7 @@ class Run:
             listed = []
             for n in range(width):
                 count = counts[b][n]
-                trajectory = Trajectory(index=first + n, key=int(keys[b, n]), steps=count)
+                trajectory = Trajectory(index=first + n, key=key_of[b][n], steps=count)
                 if by_step is not None:
                     trajectory.set_scores(by_step[b][n][:count])
                 if not all(finite[b][n]):

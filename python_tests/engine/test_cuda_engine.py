@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from latent_ext import ops
-from latent_ext.engine.base import LatentRequest
+from latent_ext.engine.base import Beam, LatentRequest
 from latent_ext.engine.cuda import CudaEngine
 from latent_ext.engine.cuda_answers import CHECK_EVERY
 from latent_ext.engine.cuda_blocks import DTYPES, cuda_blocks
@@ -169,6 +169,31 @@ def assert_kept_are_the_best(
         assert seen <= wanted
         if not later:
             assert seen == wanted
+
+
+@pytest.mark.parametrize("text", ["noise:0.4", "dropout:0.2"])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_beam_search_goes_on_as_that_of_the_native_engine(
+    generator: torch.Generator, rung: str, text: str
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    prompts = [model.encode(question) for question in QUESTIONS]
+    beam = Beam(2, 3)
+    request = LatentRequest(prompts, keys_of(prompts, 6), Sampler.parse(text), SEED, beam)
+    runs = []
+    for engine in (CudaEngine(model, MAX_TOKENS, "fp32", rung), make_engine("native", model)):
+        cache, reward_cache = (
+            engine.read_prompts(prompts, request.sampler),
+            engine.read_reward_prompts(reward, prompts),
+        )
+        run = engine.sample(request, cache, reward, reward_cache)
+        answers = engine.answer(run, torch.arange(run.rows), max_tokens=MAX_TOKENS)
+        runs.append((run, answers.tokens))
+    (ours, tokens), (native, wanted) = runs
+    assert torch.equal(ours.keys, native.keys)
+    assert torch.equal(ours.lineage, native.lineage)
+    assert_close(ours.thoughts, native.thoughts, "latent_phase")
+    assert tokens == wanted
 
 
 @pytest.mark.parametrize("rung", RUNGS)
