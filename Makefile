@@ -24,7 +24,7 @@ BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
 CAPABILITIES := default avx2 avx512
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model figure clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model figure example clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -96,6 +96,10 @@ model: build $(STATE)/test
 figure: build
 	$(PIP) "matplotlib>=3.8"
 	$(PY) bench/scaling_curve.py
+
+# A checkpoint in LatentTTS's layout: accelerated, against a loop over the stock modules.
+example: build
+	$(PY) examples/accelerate_latenttts.py
 
 clean:
 	rm -rf build dist latent_ext.egg-info latent_ext/_C*.so latent_ext/_native*.so
