@@ -52,12 +52,14 @@ class LatentRun:
         thoughts: [rows, T, hidden], as fed to the model (noise included).
         state: the engine's own caches, from which it goes on to answers.
         scores: fp32 [rows, T], the LatentRM's score of every thought; None without one.
+        lengths: int64 [rows], thoughts of each row, where they differ; what lies behind them is zero. None: all T.
     """
 
     request: LatentRequest
     thoughts: Tensor
     state: object
     scores: Tensor | None = None
+    lengths: Tensor | None = None
 
     @property
     def rows(self) -> int:

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import torch
 
 from latent_ext.engine.base import Engine
+from latent_ext.engine.depth_modules import DepthModulesEngine
+from latent_ext.engine.depth_reference import DepthReferenceEngine
 from latent_ext.engine.modules import ModulesEngine
 from latent_ext.engine.native import NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
+from latent_ext.engine.rule_modules import RuleModulesEngine
+from latent_ext.engine.rule_reference import RuleReferenceEngine
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import WEIGHTS, why_not_packable
 from latent_ext.rewards.latent_rm import LatentRM
@@ -98,9 +104,16 @@ def _why_not(
 ) -> str | None:
     if not choice.usable:
         return choice.why
+    feedback = model.feedback
     if choice.name != "native":
         return None if weights is None else f"it computes in the model's own format, not in {weights!r}"
-    reason = why_not_packable(model.body, model.family.thought_head(model.hf))
+    if isinstance(feedback, DepthSteps):
+        return "its thoughts are depth steps of one token"
+    if not isinstance(feedback, ThoughtHead):
+        return f"its thoughts are formed by a rule in Python ({type(feedback).__name__})"
+    if model.ids.stops:
+        return "several tokens end its answers"
+    reason = why_not_packable(model.body, feedback)
     if reason is None and reward is not None:
         reason = why_not_packable(reward.module.body)
         reason = None if reason is None else f"of its LatentRM: {reason}"
@@ -111,7 +124,12 @@ def _make(name: str, model: LatentModel, max_answer_tokens: int, weights: str | 
     if name == "native":
         own = "bf16" if model.dtype == torch.bfloat16 else "fp32"
         return NativeEngine(model, max_answer_tokens, weights or own)
-    return (ModulesEngine if name == "modules" else ReferenceEngine)(model, max_answer_tokens)
+    kinds: tuple[type[Engine], type[Engine]] = (RuleModulesEngine, RuleReferenceEngine)
+    if isinstance(model.feedback, ThoughtHead):
+        kinds = (ModulesEngine, ReferenceEngine)
+    elif isinstance(model.feedback, DepthSteps):
+        kinds = (DepthModulesEngine, DepthReferenceEngine)
+    return kinds[0 if name == "modules" else 1](model, max_answer_tokens)  # type: ignore[call-arg]
 
 
 def _has_kernel(op: str, device_type: str) -> bool:

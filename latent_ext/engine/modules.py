@@ -12,7 +12,7 @@ from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
-from latent_ext.models.family import apply_stages
+from latent_ext.models.family import ThoughtHead, apply_stages
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
@@ -47,7 +47,7 @@ class ModulesEngine:
     def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
         self.model = model
         self.blocks = model.blocks
-        self.head = model.family.thought_head(model.hf)
+        self.head = model.feedback
         self.max_answer_tokens = max_answer_tokens
         self.weights = weights_name(model.dtype)
 
@@ -124,6 +124,7 @@ class ModulesEngine:
     def _next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
         head = self.head
+        assert isinstance(head, ThoughtHead)
         ops.next_thought(
             apply_stages(head.stages, hidden),
             head.weight,
@@ -190,6 +191,7 @@ class ModulesEngine:
         logprobs = torch.zeros(len(rows), device=device)
         finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
         alive = torch.arange(len(rows), device=device)
+        closing = torch.tensor([ids.eos, *ids.stops], device=device)
         for emitted in range(max_tokens):
             if len(alive) == 0:
                 break
@@ -208,7 +210,7 @@ class ModulesEngine:
                 temperature=temperature,
             )
             logprobs[alive] += logprob
-            ended = token == ids.eos
+            ended = torch.isin(token, closing)
             finished[alive[ended]] = True
             for row, value in zip(alive[~ended].tolist(), token[~ended].tolist(), strict=True):
                 tokens[row].append(value)

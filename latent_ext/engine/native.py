@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import PackedModel, pack
 from latent_ext.ops.arguments import to_signed
@@ -67,7 +68,8 @@ class NativeEngine:
         self.model = model
         self.weights = weights
         self.max_answer_tokens = max_answer_tokens
-        head = model.family.thought_head(model.hf)
+        head = model.feedback
+        assert isinstance(head, ThoughtHead)
         self.packed = pack(model.body, weights=weights, lm_head=model.lm_head, head=head)
 
     def _packed_reward(self, reward: LatentRM) -> PackedModel:

@@ -20,7 +20,7 @@ from transformers import DynamicCache, GPT2Model, LlamaModel, PreTrainedModel
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
 from latent_ext.engine.row_dropout import RowDropout
-from latent_ext.models.family import apply_stages
+from latent_ext.models.family import ThoughtHead, apply_stages
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops import philox, sites
 from latent_ext.ops.arguments import to_signed
@@ -98,7 +98,7 @@ class ReferenceEngine:
 
     def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
         self.model = model
-        self.head = model.family.thought_head(model.hf)
+        self.head = model.feedback
         self.max_answer_tokens = max_answer_tokens
         self.weights = weights_name(model.dtype)
 
@@ -165,6 +165,7 @@ class ReferenceEngine:
             if t > 0:
                 hidden = self._read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
             head = self.head
+            assert isinstance(head, ThoughtHead)
             ops.next_thought_reference(
                 apply_stages(head.stages, hidden),
                 head.weight,
@@ -253,7 +254,7 @@ class ReferenceEngine:
             )
             total = total + logprob[0]
             token = int(drawn[0])
-            if token == ids.eos:
+            if ids.end_of_answer(token):
                 return written, total, True
             written.append(token)
         return written, total, False

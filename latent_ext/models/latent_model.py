@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,22 @@ from latent_ext.models.checkpoint import (
 )
 from latent_ext.models.coconut import Coconut
 from latent_ext.models.configs import body_config, build
-from latent_ext.models.family import Family, LatentIds, prompt_ids
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.depth_checkpoint import default_family, is_depth, read_depth
+from latent_ext.models.family import NO_TOKEN, Family, Feedback, LatentIds, prompt_ids
+from latent_ext.models.huginn import Huginn
+from latent_ext.models.ouro import Ouro
+from latent_ext.models.soft_thinking import LatentGRPO, SoftThinking
 
 # Family names by the class that a LatentTTS config.json names.
 _FAMILY_OF_ARCHITECTURE = {"COCONUTGPT2": "coconut", "GPT2LMHeadModel": "coconut"}
-FAMILIES = {"coconut": Coconut}
+FAMILIES: dict[str, Any] = {
+    "coconut": Coconut,
+    "soft-thinking": SoftThinking,
+    "latent-grpo": LatentGRPO,
+    "huginn": Huginn,
+    "ouro": Ouro,
+}
 
 
 @dataclass
@@ -50,7 +62,7 @@ class LatentModel:
             this generator.
     """
 
-    hf: GPT2LMHeadModel | LlamaForCausalLM
+    hf: Any  # GPT2LMHeadModel, LlamaForCausalLM, HuginnForCausalLM or OuroForCausalLM
     tokenizer: PreTrainedTokenizerBase
     family: Family
     ids: LatentIds
@@ -75,6 +87,16 @@ class LatentModel:
         return blocks_of(self.body)
 
     @property
+    def feedback(self) -> Feedback:
+        """How the next thought is formed."""
+        return self.family.thought_head(self.hf)
+
+    @property
+    def thought_positions(self) -> int:
+        """Most positions that thoughts take between prompt and answer: none where they are depth steps."""
+        return 0 if isinstance(self.feedback, DepthSteps) else self.family.latent_length
+
+    @property
     def lm_head(self) -> Tensor:
         """(vocab, hidden) output embedding."""
         return self.hf.lm_head.weight
@@ -93,7 +115,7 @@ class LatentModel:
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question: got {question!r}; a text that is not blank is needed")
         ids = prompt_ids(self.tokenizer, self.family.prompt(question))
-        longest = self.max_positions - self.family.latent_length - 2
+        longest = self.max_positions - self.thought_positions - 2
         if len(ids) > longest:
             raise ValueError(
                 f"question: its prompt has {len(ids)} tokens; this model takes at most {longest}"
@@ -111,9 +133,10 @@ class LatentModel:
         return [question[start:end].strip() for token, (start, end) in spans if token == unknown]
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of answer tokens; an end-of-sequence token and what follows it are left out."""
-        if self.ids.eos in tokens:
-            tokens = tokens[: tokens.index(self.ids.eos)]
+        """Text of answer tokens; a token that ends the answer and what follows it are left out."""
+        ends = [place for place, token in enumerate(tokens) if self.ids.end_of_answer(token)]
+        if ends:
+            tokens = tokens[: ends[0]]
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
@@ -129,7 +152,7 @@ def hash_weights(module: torch.nn.Module) -> str:
 def load(
     path_or_hub_id: str | Path = "shipped",
     *,
-    family: str | None = None,
+    family: str | Family | None = None,
     latent_length: int | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -140,9 +163,11 @@ def load(
     Args:
         path_or_hub_id: a directory, a Hub id (offline once cached), or "shipped" for the small model in the
             package.
-        family: "coconut", on a GPT-2 or a Llama body. Default: by the architecture that config.json names; for
-            Llama it must be given.
-        latent_length: number of thoughts T. Default: ``latent_length`` of config.json, else the family's (6).
+        family: "coconut", "soft-thinking" or "latent-grpo", on a GPT-2 or a Llama body, "huginn", "ouro", or an object
+            with the methods of `latent_ext.models.family.Family` (docs/your-own-family.md). Default: by the
+            architecture that config.json names; for Llama it must be given.
+        latent_length: number of thoughts T, see `Family.latent_length`. Default: ``latent_length`` of config.json,
+            else the family's; with a family object always its own, unless given here.
         dtype: storage of the weights; always set, since checkpoints differ.
         device: where the model will be.
         revision: Hub revision.
@@ -163,30 +188,37 @@ def load(
     source = str(path_or_hub_id)
     directory = SHIPPED_GENERATOR if source == "shipped" else resolve(path_or_hub_id, revision=revision)
     config = read_config(directory)
-    name = family or _family_name(config, source)
-    if name not in FAMILIES:
-        raise ValueError(f"family: got {name!r}; allowed are {', '.join(FAMILIES)}")
+    chosen = _family(family, config, source)
     steps = latent_length if latent_length is not None else config.get("latent_length")
+    if family is not None and not isinstance(family, str) and latent_length is None:
+        steps = None
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
     tensors = read_tensors(directory)
-    hf_config = body_config(config, tensors, source)
+    hf: Any
+    if is_depth(config):
+        hf, tensors = read_depth(config, tensors, source)
+        hf_config = hf.config
+    else:
+        hf_config = body_config(config, tensors, source)
+        module_class = LlamaForCausalLM if isinstance(hf_config, LlamaConfig) else GPT2LMHeadModel
+        hf = build(module_class, hf_config, source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}"
         ) from None
-    chosen = FAMILIES[name](latent_length=steps) if steps else FAMILIES[name]()
+    if steps is not None:
+        chosen = replace(chosen, latent_length=steps)  # type: ignore[type-var]
     ids = chosen.ids(tokenizer)
     for role in ("start", "end", "eos"):
-        if getattr(ids, role) >= hf_config.vocab_size:
+        token = getattr(ids, role)
+        if token != NO_TOKEN and token >= hf_config.vocab_size:
             raise CheckpointError(
-                f"checkpoint {source}: token id {getattr(ids, role)} ({role}) is outside the embedding of "
+                f"checkpoint {source}: token id {token} ({role}) is outside the embedding of "
                 f"{hf_config.vocab_size} rows"
             )
-    module_class = LlamaForCausalLM if isinstance(hf_config, LlamaConfig) else GPT2LMHeadModel
-    hf = build(module_class, hf_config, source)
     cast_parameters(hf, dtype)
     tied = ("lm_head.weight",) if hf_config.tie_word_embeddings else ()
     load_into(hf, tensors, tied=tied, source=source)
@@ -194,6 +226,25 @@ def load(
     hf.eval().requires_grad_(False)
     weights_hash = hash_weights(hf)
     return LatentModel(hf.to(device), tokenizer, chosen, ids, source, weights_hash)
+
+
+def _family(family: str | Family | None, config: dict, source: str) -> Family:
+    """The family that was asked for, or the one that config.json speaks of."""
+    if family is not None and not isinstance(family, str):
+        return family
+    if is_depth(config):
+        own = default_family(config)
+        if family not in (None, own.name):
+            raise ValueError(
+                f"family: got {family!r}; a model_type {config['model_type']!r} allows {own.name}"
+            )
+        return own
+    name = family or _family_name(config, source)
+    if name not in FAMILIES:
+        raise ValueError(f"family: got {name!r}; allowed are {', '.join(FAMILIES)}")
+    if name in ("huginn", "ouro"):
+        raise ValueError(f"family: {name!r} needs its own model_type, not {config.get('model_type')!r}")
+    return FAMILIES[name]()
 
 
 def _family_name(config: dict, source: str) -> str:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Engine, LatentRequest
+from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import question_key, trajectory_keys
@@ -110,6 +112,7 @@ def solve(
     runner, choice = choose_engine(
         model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward
     )
+    check_sampler(model, chosen_sampler)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
@@ -128,9 +131,7 @@ def solve(
     trajectories: list[list[Trajectory]] = [[] for _ in texts]
     done, total = 0, n * len(texts)
     lengths = [len(prompt) for prompt in prompts]
-    limits = [
-        min(max_answer_tokens, model.max_positions - len(p) - model.family.latent_length) for p in prompts
-    ]
+    limits = [min(max_answer_tokens, model.max_positions - len(p) - model.thought_positions) for p in prompts]
     chunks = plan(
         lengths,
         limits,
@@ -263,6 +264,10 @@ def _encode(model: LatentModel, text: str, index: int) -> Tensor:
 
 
 def _check_reward(model: LatentModel, reward: LatentRM) -> None:
+    if isinstance(model.feedback, DepthSteps):
+        raise ValueError(
+            "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
+        )
     blocks = reward.blocks
     if blocks.hidden_size != model.blocks.hidden_size:
         raise ValueError(
