@@ -90,8 +90,9 @@ def _ouro(config: dict, tensors: dict[str, Tensor], source: str) -> tuple[PreTra
     # One id for three roles, and not the one that ends a turn: the family looks ids up in the tokenizer.
     known = {key: value for key, value in known.items() if not key.endswith("_token_id")}
     known["vocab_size"] = _table(tensors, "model.embed_tokens.weight", source).shape[0]
-    if known.get("early_exit_threshold") is None:
-        known.pop("early_exit_threshold", None)
+    for field in ("early_exit_threshold", "rope_scaling"):  # null stands for the default
+        if known.get(field) is None:
+            known.pop(field, None)
     return build(OuroForCausalLM, _config(OuroConfig, known, source), source), tensors
 
 

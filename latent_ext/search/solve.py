@@ -177,7 +177,7 @@ class _Run:
         for first, last in chunk.parts:
             request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
             run = self.engine.sample(request, cache, self.reward, reward_cache)
-            part = self._describe(run.thoughts, run.scores, request.keys, first)
+            part = self._describe(run.thoughts, run.scores, request.keys, first, run.lengths)
             rows = self._rows_to_decode(part, winners)
             answers = self.engine.answer(
                 run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
@@ -196,7 +196,7 @@ class _Run:
         return finished
 
     def _describe(
-        self, thoughts: Tensor, scores: Tensor | None, keys: Tensor, first: int
+        self, thoughts: Tensor, scores: Tensor | None, keys: Tensor, first: int, lengths: Tensor | None
     ) -> list[list[Trajectory]]:
         questions, width = keys.shape
         finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
@@ -216,7 +216,8 @@ class _Run:
                     trajectory.error = f"thought {finite[b][n].index(False) + 1} is not finite"
                     trajectory.score = None
                 if kept is not None:
-                    trajectory.thoughts = kept[b, n].clone()
+                    length = None if lengths is None else int(lengths[b * width + n])
+                    trajectory.thoughts = kept[b, n, :length].clone()
                 listed.append(trajectory)
             described.append(listed)
         return described
