@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,12 @@ def load(
         raise CheckpointError(
             f"model: {source} has no usable tokenizer: {str(error).splitlines()[0]}"
         ) from None
+    if steps is not None and not is_dataclass(chosen):
+        raise ValueError(
+            f"latent_length: got {steps}; this family is no dataclass, so give its object its own"
+        )
     if steps is not None:
-        chosen = replace(chosen, latent_length=steps)  # type: ignore[type-var]
+        chosen = replace(chosen, latent_length=steps)
     ids = chosen.ids(tokenizer)
     for role in ("start", "end", "eos"):
         token = getattr(ids, role)

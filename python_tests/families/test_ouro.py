@@ -27,6 +27,7 @@ from latent_ext.engine import choose_engine
 from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.ouro import Ouro
+from latent_ext.models.ouro_body import OuroSteps
 from latent_ext.ops import philox, sites
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.samplers import Sampler
@@ -213,6 +214,16 @@ def test_a_threshold_in_the_config_is_taken(directory: Path) -> None:
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"early_exit_threshold": 0.7}))
     assert latent_ext.load(directory).family == Ouro(PASSES, exit_rule="threshold", threshold=0.7)
+
+
+def test_a_threshold_of_one_is_the_last_pass_though_the_sum_may_round_below_it(
+    model: LatentModel, generator: torch.Generator
+) -> None:
+    steps = OuroSteps(model.hf, 8, "threshold", 1.0)
+    states = [torch.randn(500, WIDTH, generator=generator) for _ in range(8)]
+    assert (steps.exit_probabilities(states).cumsum(1)[:, -1] < 1.0).any()
+    hidden = steps.hidden(states, torch.arange(500), lambda slot, query, key, value: value)
+    assert torch.equal(hidden, states[-1])
 
 
 def test_bad_arguments_and_tensors_are_named(directory: Path) -> None:

@@ -286,6 +286,19 @@ def test_a_gamma_value_belongs_to_its_token_wherever_that_stands() -> None:
     )
 
 
+def test_latent_grpo_ends_where_the_end_is_heaviest_without_noise(generator: torch.Generator) -> None:
+    rows, lm_head = 200, torch.randn(60, 8, generator=generator)
+    hidden = torch.randn(rows, 8, generator=generator)
+    rule = SoftTokens(lm_head, lm_head, width=4, noise="choice")
+    heaviest = (hidden @ lm_head.T).argmax(1)
+    keys, positions = torch.arange(rows), torch.full((rows,), 9)
+    for end in range(60):
+        draw = Draw(torch.tensor([SEED]), keys, positions, Sampler.parse("gumbel:4").active, end)
+        ended = rule.next_thought(hidden, None, draw).ended
+        assert ended is not None
+        assert ended[heaviest == end].all()
+
+
 BAD = [{"noise": "all"}, {"width": 0}, {"width": 9}, {"temperature": 0.0}]
 
 
