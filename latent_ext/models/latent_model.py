@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     GPT2LMHeadModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
 )
 
 from latent_ext.assets import SHIPPED_GENERATOR
@@ -39,6 +39,7 @@ from latent_ext.models.soft_thinking import LatentGRPO, SoftThinking
 
 # Family names by the class that a LatentTTS config.json names.
 _FAMILY_OF_ARCHITECTURE = {"COCONUTGPT2": "coconut", "GPT2LMHeadModel": "coconut"}
+_MODULES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM}
 FAMILIES: dict[str, Any] = {
     "coconut": Coconut,
     "soft-thinking": SoftThinking,
@@ -62,7 +63,7 @@ class LatentModel:
             this generator.
     """
 
-    hf: Any  # GPT2LMHeadModel, LlamaForCausalLM, HuginnForCausalLM or OuroForCausalLM
+    hf: Any  # GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM, HuginnForCausalLM or OuroForCausalLM
     tokenizer: PreTrainedTokenizerBase
     family: Family
     ids: LatentIds
@@ -79,8 +80,8 @@ class LatentModel:
 
     @property
     def body(self) -> PreTrainedModel:
-        """The model without its output embedding: ``GPT2Model`` or ``LlamaModel``."""
-        return self.hf.model if isinstance(self.hf, LlamaForCausalLM) else self.hf.transformer
+        """The model without its output embedding: ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model``."""
+        return self.hf.base_model
 
     @property
     def blocks(self) -> Blocks:
@@ -163,9 +164,9 @@ def load(
     Args:
         path_or_hub_id: a directory, a Hub id (offline once cached), or "shipped" for the small model in the
             package.
-        family: "coconut", "soft-thinking" or "latent-grpo", on a GPT-2 or a Llama body, "huginn", "ouro", or an object
-            with the methods of `latent_ext.models.family.Family` (docs/your-own-family.md). Default: by the
-            architecture that config.json names; for Llama it must be given.
+        family: "coconut", "soft-thinking" or "latent-grpo", on a GPT-2, Llama or Qwen2 body, "huginn", "ouro", or an
+            object with the methods of `latent_ext.models.family.Family` (docs/your-own-family.md). Default: by the
+            architecture that config.json names; for Llama and Qwen2 it must be given.
         latent_length: number of thoughts T, see `Family.latent_length`. Default: ``latent_length`` of config.json,
             else the family's; with a family object always its own, unless given here.
         dtype: storage of the weights; always set, since checkpoints differ.
@@ -201,8 +202,7 @@ def load(
         hf_config = hf.config
     else:
         hf_config = body_config(config, tensors, source)
-        module_class = LlamaForCausalLM if isinstance(hf_config, LlamaConfig) else GPT2LMHeadModel
-        hf = build(module_class, hf_config, source)
+        hf = build(_MODULES[hf_config.model_type], hf_config, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError) as error:

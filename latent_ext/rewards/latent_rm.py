@@ -9,11 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
 
 from latent_ext.assets import SHIPPED_LATENT_RM
 from latent_ext.models.blocks import Blocks, blocks_of
-from latent_ext.models.checkpoint import cast_parameters, load_into, read_config, read_tensors, resolve
+from latent_ext.models.checkpoint import (
+    CheckpointError,
+    cast_parameters,
+    load_into,
+    read_config,
+    read_tensors,
+    resolve,
+)
 from latent_ext.models.configs import body_config, build
 
 # The published Llama class defines this layer and never applies it.
@@ -92,6 +99,8 @@ def load_reward(
     tensors = read_tensors(directory)
     hf_config = body_config(config, tensors, source)
     llama = isinstance(hf_config, LlamaConfig)
+    if not llama and not isinstance(hf_config, GPT2Config):
+        raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
     module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
     cast_parameters(module, dtype)
     if llama:

@@ -21,7 +21,7 @@ from chat_checkpoints import (
 )
 from random_models import keys_of, random_llama_model, random_llama_reward, random_model, random_reward
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 import latent_ext
 from latent_ext.engine import choose_engine
@@ -42,13 +42,33 @@ FAMILIES = {
     "latent-grpo": LatentGRPO(MOST, width=5),
 }
 BODIES = {"gpt2": (random_model, random_reward), "llama": (random_llama_model, random_llama_reward)}
+CASES = [
+    ("soft-thinking", "gpt2"),
+    ("soft-thinking", "qwen2"),
+    ("latent-grpo", "gpt2"),
+    ("latent-grpo", "llama"),
+]
+
+
+@torch.no_grad()
+def random_qwen2(generator: torch.Generator) -> Qwen2ForCausalLM:
+    """Of the size of the random Llama; queries, keys and values have biases."""
+    config = Qwen2Config(
+        vocab_size=112, hidden_size=40, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=96, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    hf = Qwen2ForCausalLM(config)
+    for name, parameter in hf.named_parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.12 + ("norm" in name) * 1.0)
+    return hf.eval()
 
 
 def soft_model(name: str, body: str, generator: torch.Generator, directory: Path) -> LatentModel:
     """A random body whose checkpoint is written by Hugging Face and read as that family's."""
     vocabulary = write_tokenizer(directory, ["<think>", "</think>"])
-    hf = BODIES[body][0](generator, positions=96).hf
-    del hf.thought_head_module
+    hf = random_qwen2(generator) if body == "qwen2" else BODIES[body][0](generator, positions=96).hf
+    if body != "qwen2":
+        del hf.thought_head_module
     hf.resize_token_embeddings(vocabulary)
     with torch.no_grad():
         hf.get_output_embeddings().weight.mul_(3.0)
@@ -56,7 +76,7 @@ def soft_model(name: str, body: str, generator: torch.Generator, directory: Path
     return latent_ext.load(directory, family=FAMILIES[name])
 
 
-@pytest.fixture(params=[(name, body) for name in FAMILIES for body in BODIES], ids="-".join)
+@pytest.fixture(params=CASES, ids="-".join)
 def model(request: pytest.FixtureRequest, generator: torch.Generator, tmp_path: Path) -> LatentModel:
     name, body = request.param
     return soft_model(name, body, generator, tmp_path)
