@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,7 +33,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "reference": (),
 }
 _WHAT = {
-    "native": "packed weights, each phase one call of a compiled op",
+    "native": "packed weights, each phase one call of a compiled op; for GPT-2 and Llama bodies with a thought head",
     "modules": "Hugging Face linears with fused {device} ops between them",
     "reference": "plain PyTorch; slow, for comparison",
 }
@@ -41,7 +41,7 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine's name and the sentence that says why it was taken, or why not."""
+    """An engine's name and what says why it was taken (and, of a choice, why faster ones were not), or why not."""
 
     name: str
     usable: bool
@@ -84,13 +84,14 @@ def choose_engine(
         raise ValueError(f"engine: got {engine!r}; allowed are auto, {', '.join(ENGINES)}")
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(WEIGHTS)}")
-    reasons = []
+    reasons: list[str] = []
     for choice in engine_report(model.device):
         if engine not in ("auto", choice.name):
             continue
         reason = _why_not(choice, model, reward, weights)
         if reason is None:
-            return _make(choice.name, model, max_answer_tokens, weights), choice
+            why = "; ".join([choice.why, *reasons])
+            return _make(choice.name, model, max_answer_tokens, weights), replace(choice, why=why)
         reasons.append(f"{choice.name!r} cannot run this model on {model.device}: {reason}")
         if engine == choice.name:
             raise RuntimeError(f"engine: {reasons[-1]}")

@@ -6,7 +6,8 @@ tokens count, in where noise enters and in what ends the phase; `SoftTokens` sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,15 +52,22 @@ class SoftTokens:
     noise_top_p: float = 0.95
     entropy: float = 0.0
     entropy_steps: int = 0
-    randomness: tuple[str, ...] = field(default=("dropout", "noise", "gumbel", "dirichlet"))
+    randomness: tuple[str, ...] = ("dropout", "noise", "gumbel", "dirichlet")
 
     def __post_init__(self) -> None:
         if self.noise not in ("weights", "choice"):
             raise ValueError(f"noise: got {self.noise!r}; allowed are 'weights', 'choice'")
         if not 1 <= self.width <= len(self.lm_head):
             raise ValueError(f"width: got {self.width}; 1 to {len(self.lm_head)} tokens are allowed")
-        if not self.temperature > 0.0:
-            raise ValueError(f"temperature: got {self.temperature!r}; a number > 0 is needed")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: got {self.temperature!r}; a finite number > 0 is needed")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: got {self.top_k}; at least 1 token, or None, is needed")
+        for name in ("top_p", "noise_top_p"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; a probability in (0, 1] is needed")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError(f"min_p: got {self.min_p!r}; a probability is needed")
 
     def next_thought(self, hidden: Tensor, memory: Tensor | None, draw: Draw) -> NextThought:
         """As `ThoughtRule.next_thought`; the memory counts steps of low entropy, int64 (rows,)."""

@@ -234,6 +234,13 @@ def test_engines_agree_where_everything_is_random_at_once(model: LatentModel, sc
     assert_close(fast.thoughts, slow.thoughts, "latent_phase")
 
 
+def test_engines_agree_in_bfloat16(directory: Path) -> None:
+    model = latent_ext.load(directory, dtype=torch.bfloat16)
+    prompts = [model.encode(question) for question in QUESTIONS]
+    fast, slow = (sample(engine_of(model, engine), prompts, "state+noise:0.2") for engine in ENGINES)
+    assert_close(fast.thoughts, slow.thoughts, "latent_phase")
+
+
 @pytest.mark.parametrize("scope", ["latent", "prompt+latent"])
 def test_a_trajectory_depends_on_no_batch_mate(model: LatentModel, scope: str) -> None:
     runner = engine_of(model, "modules")

@@ -202,6 +202,13 @@ def test_engines_agree_with_noise_in_the_answer(model: LatentModel, scope: str) 
     assert_close(got.logprobs[same], wanted.logprobs[same], "answer_logprob")
 
 
+def test_engines_agree_in_bfloat16(directory: Path) -> None:
+    model = latent_ext.load(directory, dtype=torch.bfloat16)
+    prompts = [model.encode(question) for question in QUESTIONS]
+    fast, slow = (sample(engine_of(model, engine), prompts, "noise:0.2:relative") for engine in ENGINES)
+    assert_close(fast.thoughts, slow.thoughts, "latent_phase")
+
+
 def test_the_tokenizer_says_what_ends_an_answer_and_the_config_how_deep_to_think(model: LatentModel) -> None:
     assert model.ids.eos == model.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert model.ids.stops == (model.tokenizer.convert_tokens_to_ids("<|endoftext|>"),)

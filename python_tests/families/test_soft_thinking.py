@@ -277,7 +277,9 @@ def test_the_end_token_is_the_last_of_its_ids_or_the_first(tmp_path: Path) -> No
 def test_native_says_why_it_is_not_taken(generator: torch.Generator, tmp_path: Path) -> None:
     model = soft_model("soft-thinking", "llama", generator, tmp_path)
     assert isinstance(model.hf, LlamaForCausalLM)
-    assert choose_engine(model)[1].name == "modules"
+    choice = choose_engine(model)[1]
+    assert choice.name == "modules"
+    assert "'native' cannot run this model on cpu: its thoughts are formed by a rule" in choice.why
     with pytest.raises(RuntimeError, match=r"its thoughts are formed by a rule in Python \(SoftTokens\)"):
         choose_engine(model, "native")
     with pytest.raises(ValueError, match="weights: 'int8' needs the native engine"):
@@ -319,7 +321,10 @@ def test_latent_grpo_ends_where_the_end_is_heaviest_without_noise(generator: tor
         assert ended[heaviest == end].all()
 
 
-BAD = [{"noise": "all"}, {"width": 0}, {"width": 9}, {"temperature": 0.0}]
+BAD = [
+    {"noise": "all"}, {"width": 0}, {"width": 9}, {"temperature": 0.0}, {"top_k": 0}, {"top_p": 0.0}, {"noise_top_p": 1.5},
+    {"min_p": -0.1},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("given", BAD, ids=str)
