@@ -46,7 +46,9 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
       "Tensor? reward_prompt_len, Tensor? reward_prefix_key, Tensor? reward_prefix_value, float p, "
       "bool per_trajectory, bool embedding, float sigma, bool relative, int questions, int[] keep, "
       "int candidates, Tensor(d!) thoughts, Tensor(e!)? step_scores, Tensor(f!) lineage, "
-      "Tensor(g!) final_keys, Tensor(h!) final_prompts) -> ()");
+      "Tensor(g!) final_keys, Tensor(h!) final_prompts, Tensor? model_header, Tensor? reward_header, str "
+      "rung) "
+      "-> ()");
   // Answers token by token from where the rows stand; finished rows leave the batch.
   m.def(
       "decode_answers(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor? thought, "

@@ -9,12 +9,13 @@
 from latent_ext._version import __version__
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
-from latent_ext.samplers import GaussianNoise, MCDropout, Sampler
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler
 from latent_ext.search import Result, Trajectory, best_of_n, majority_vote, solve, weighted_vote
 
 __all__ = [
     "CheckpointError",
     "GaussianNoise",
+    "HeadNoise",
     "LatentModel",
     "LatentRM",
     "MCDropout",

@@ -20,9 +20,9 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 SITES: tuple[str, ...] = get_args(Sites)
 
 _GRAMMAR = (
-    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or several of them joined by '+', "
+    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or both joined by '+', "
     "for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'; for families that they act in, also "
-    + ", ".join(f"'{part.grammar}'" for part in PARTS.values())
+    "'head[:TEMPERATURE]' in place of noise, " + ", ".join(f"'{part.grammar}'" for part in PARTS.values())
 )
 
 
@@ -84,12 +84,34 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
+class HeadNoise:
+    """Thoughts drawn from the model's own Gaussian head: mean + temperature * std * normal (CoLaR, arXiv 2505.16552).
+
+    Args:
+        temperature: factor >= 0 on the learned standard deviation (published: 1).
+
+    Raises:
+        ValueError: if temperature is negative or not finite.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: got {self.temperature!r}; a finite factor >= 0 is needed")
+
+    def __str__(self) -> str:
+        return "head" if self.temperature == 1.0 else f"head:{exact_text(self.temperature)}"
+
+
+@dataclass(frozen=True)
 class Sampler:
-    """Dropout, noise, both or neither, parts that single families know, and the scope in which they act.
+    """Dropout, noise, both or neither, what single families know, and the scope in which it acts.
 
     Args:
         dropout: None for none.
         noise: None for none.
+        head: None for the head's mean; excludes `noise`, since both add a normal value to every coordinate.
         scope: "latent": the prompt but for its last token is read once, clean, and shared by all trajectories
             of a question; the pass over the last prompt token, which yields the first thought, and the passes
             over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
@@ -109,6 +131,7 @@ class Sampler:
     dropout: MCDropout | None = None
     noise: GaussianNoise | None = None
     scope: Scope = "latent"
+    head: HeadNoise | None = None
     parts: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,6 +140,8 @@ class Sampler:
         names = [getattr(part, "name", type(part).__name__) for part in self.parts]
         if len(set(names)) < len(names) or not set(names) <= set(PARTS):
             raise ValueError(f"parts: got {', '.join(names)}; allowed are {', '.join(PARTS)}, one of each")
+        if self.noise is not None and self.head is not None:
+            raise ValueError(f"head: got {self.head} beside {self.noise}; one of the two is allowed")
 
     @property
     def drops(self) -> bool:
@@ -135,11 +160,23 @@ class Sampler:
 
     @property
     def active(self) -> dict[str, Any]:
-        """The parts that do something, by the name of their text form."""
+        """What does something, by the name of its text form."""
         found: dict[str, Any] = {"dropout": self.dropout} if self.drops else {}
         if self.noisy:
             found["noise"] = self.noise
+        if self.draws_from_head:
+            found["head"] = self.head
         return found | {part.name: part for part in self.parts if part.acts}
+
+    @property
+    def draws_from_head(self) -> bool:
+        """Whether a head's learned deviation acts."""
+        return self.head is not None and self.head.temperature > 0.0
+
+    @property
+    def sigma(self) -> float:
+        """What ``next_thought`` multiplies normal values by: the noise's sigma, or the head's temperature."""
+        return self.noise.sigma if self.noise else self.head.temperature if self.head else 0.0
 
     @classmethod
     def parse(cls, text: str, *, scope: Scope = "latent", sites: Sites = "residual") -> Sampler:
@@ -152,13 +189,15 @@ class Sampler:
         if text.strip() == "none":
             return sampler
         for part in text.split("+"):
-            kind, _, rest = part.strip().partition(":")
+            kind, colon, rest = part.strip().partition(":")
             if kind in PARTS and kind not in [known.name for known in sampler.parts]:
                 try:
                     sampler = replace(sampler, parts=(*sampler.parts, read_part(kind, rest)))
                 except LookupError:
                     raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}") from None
                 continue
+            if kind == "head" and not colon:
+                rest = "1"
             number, _, variant = rest.partition(":")
             try:
                 value = float(number)
@@ -169,6 +208,8 @@ class Sampler:
                 sampler = replace(sampler, dropout=MCDropout(value, per=per, sites=sites))
             elif kind == "noise" and sampler.noise is None and variant in ("", "absolute", "relative"):
                 sampler = replace(sampler, noise=GaussianNoise(value, relative=variant == "relative"))
+            elif kind == "head" and sampler.head is None and variant == "":
+                sampler = replace(sampler, head=HeadNoise(value))
             else:
                 raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}")
         return sampler
@@ -182,17 +223,22 @@ class Sampler:
             "sites": self.dropout.sites if self.dropout else None,
             "sigma": self.noise.sigma if self.noise else 0.0,
             "relative": self.noise.relative if self.noise else None,
+            "temperature_of_head": self.head.temperature if self.head else 0.0,
             "scope": self.scope,
         }
 
     def __str__(self) -> str:
         return (
-            "+".join(str(part) for part in (self.dropout, self.noise, *self.parts) if part is not None)
+            "+".join(
+                str(part) for part in (self.dropout, self.noise, self.head, *self.parts) if part is not None
+            )
             or "none"
         )
 
 
-def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope | None = None) -> Sampler:
+def as_sampler(
+    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str, scope: Scope | None = None
+) -> Sampler:
     """Accepts every form in which a user may name a sampler; ``scope`` overrides the sampler's own."""
     if isinstance(sampler, str):
         return Sampler.parse(sampler, scope=scope or "latent")
@@ -200,8 +246,10 @@ def as_sampler(sampler: Sampler | MCDropout | GaussianNoise | str, scope: Scope 
         return Sampler(dropout=sampler, scope=scope or "latent")
     if isinstance(sampler, GaussianNoise):
         return Sampler(noise=sampler, scope=scope or "latent")
+    if isinstance(sampler, HeadNoise):
+        return Sampler(head=sampler, scope=scope or "latent")
     if isinstance(sampler, Sampler):
         return replace(sampler, scope=scope) if scope else sampler
     raise TypeError(
-        f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise and str"
+        f"sampler: got {type(sampler).__name__}; allowed are Sampler, MCDropout, GaussianNoise, HeadNoise and str"
     )

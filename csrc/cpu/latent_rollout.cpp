@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "packed_arguments.h"
 #include "rollout.h"
@@ -66,7 +67,9 @@ void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_em
                     double p, bool per_trajectory, bool embedding, double sigma, bool relative,
                     int64_t questions, std::vector<int64_t> keep, int64_t candidates, const Tensor& thoughts,
                     std::optional<Tensor> step_scores, const Tensor& lineage, const Tensor& final_keys,
-                    const Tensor& final_prompts) {
+                    const Tensor& final_prompts, std::optional<Tensor>, std::optional<Tensor>,
+                    std::string rung) {
+  STD_TORCH_CHECK(rung == "auto", "rung must be \"auto\" on the CPU, got \"", rung, "\"");
   const PackedModel model = check_packed_model("model", model_bytes);
   const float* positions = check_position_embedding("position_embedding", position_embedding, model);
   check_tensor("first", first, ScalarType::Float, {{"rows", kAnySize}, {"hidden", model.hidden}});

@@ -10,7 +10,14 @@
 
 namespace latent_ext {
 
-enum class WeightFormat : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2 };
+// The last two are no panels but plain rows, [outputs, inputs], as CUDA reads them.
+enum class WeightFormat : int32_t {
+  kFloat32 = 0,
+  kBFloat16 = 1,
+  kInt8 = 2,
+  kFloat32Rows = 3,
+  kBFloat16Rows = 4
+};
 enum class Activation : int32_t { kNone = 0, kGeluTanh = 1, kGeluErf = 2, kSilu = 3, kRelu = 4 };
 
 constexpr int64_t kPanelWidth = 48;
@@ -37,10 +44,15 @@ constexpr int64_t panel_words(WeightFormat format, int64_t inputs, int64_t outpu
   return words_per_row(format, inputs) * packed_outputs(outputs);
 }
 
+// Words of all weights in rows.
+constexpr int64_t row_words(WeightFormat format, int64_t inputs, int64_t outputs) {
+  return format == WeightFormat::kFloat32Rows ? inputs * outputs : (inputs * outputs + 1) / 2;
+}
+
 struct PackedLinear {
   WeightFormat format;
   int64_t inputs, outputs;
-  const uint32_t* panels;  // [panel_words]
+  const uint32_t* panels;  // [panel_words], or rows
   const float* scales;     // int8: [packed outputs], else null
   const int32_t* sums;     // int8: sum of each output's weights, [packed outputs], else null
   const float* bias;       // [outputs] or null

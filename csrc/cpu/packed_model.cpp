@@ -18,17 +18,22 @@ constexpr int64_t kMaxStages = 16;
 
 class Reader {
  public:
-  Reader(const char* argument, const void* bytes, int64_t size)
-      : argument_(argument), bytes_(static_cast<const char*>(bytes)), size_(size) {}
+  Reader(const char* argument, const PackedBytes& bytes, WeightLayout layout)
+      : argument_(argument),
+        header_(static_cast<const char*>(bytes.header)),
+        header_size_(bytes.header_size),
+        base_(static_cast<const char*>(bytes.base)),
+        size_(bytes.size),
+        layout_(layout) {}
 
   [[noreturn]] void fail(const std::string& what) const {
     throw std::runtime_error(std::string(argument_) + " is not a packed model: " + what);
   }
 
   int64_t number() {
-    if (at_ + 8 > size_) fail("its header is cut off");
+    if (at_ + 8 > header_size_) fail("its header is cut off");
     int64_t value;
-    std::memcpy(&value, bytes_ + at_, sizeof(value));
+    std::memcpy(&value, header_ + at_, sizeof(value));
     at_ += 8;
     return value;
   }
@@ -62,7 +67,7 @@ class Reader {
     if (offset <= 0 || offset % 64 != 0 || offset > size_ || count > (size_ - offset) / 4) {
       fail(std::string(name) + " lies outside of its " + std::to_string(size_) + " bytes");
     }
-    return reinterpret_cast<const T*>(bytes_ + offset);
+    return reinterpret_cast<const T*>(base_ + offset);
   }
 
   PackedNorm norm(const char* name, int64_t size) {
@@ -76,10 +81,16 @@ class Reader {
 
   PackedLinear linear(const char* name, int64_t inputs, int64_t outputs) {
     PackedLinear linear;
-    linear.format = static_cast<WeightFormat>(number(name, 0, 2));
+    const int64_t format = number(name, 0, 4);
+    const bool rows = format > static_cast<int64_t>(WeightFormat::kInt8);
+    if (rows != (layout_ == WeightLayout::kRows)) {
+      fail(std::string(name) +
+           (rows ? " is packed for CUDA, not for the CPU" : " is packed for the CPU, not for CUDA"));
+    }
+    linear.format = static_cast<WeightFormat>(format);
     linear.inputs = number(name, inputs, inputs);
     linear.outputs = number(name, outputs, outputs);
-    linear.panels = section<uint32_t>(name, panel_words(linear.format, inputs, outputs));
+    linear.panels = section<uint32_t>(name, (rows ? row_words : panel_words)(linear.format, inputs, outputs));
     const bool int8 = linear.format == WeightFormat::kInt8;
     // sums of 8-bit products must fit 32 bits
     if (int8 && inputs > 65536) fail(std::string(name) + " has more than 65536 inputs, too many for int8");
@@ -105,8 +116,12 @@ class Reader {
 
  private:
   const char* argument_;
-  const char* bytes_;
-  int64_t size_, at_ = 0;
+  const char* header_;
+  int64_t header_size_;
+  const char* base_;
+  int64_t size_;
+  WeightLayout layout_;
+  int64_t at_ = 0;
 };
 
 }  // namespace
@@ -117,8 +132,8 @@ int64_t PackedModel::widest_stage() const {
   return widest;
 }
 
-PackedModel view_packed_model(const char* argument, const void* bytes, int64_t size) {
-  Reader reader(argument, bytes, size);
+PackedModel view_packed_model(const char* argument, const PackedBytes& bytes, WeightLayout layout) {
+  Reader reader(argument, bytes, layout);
   if (reader.number() != kPackedMagic) reader.fail("it does not begin with the mark of one");
   const int64_t version = reader.number();
   if (version != kPackedVersion) {
@@ -126,6 +141,7 @@ PackedModel view_packed_model(const char* argument, const void* bytes, int64_t s
                 std::to_string(kPackedVersion) + " that this build reads; pack the model again");
   }
   const int64_t stated = reader.number();
+  const int64_t size = bytes.size;
   if (stated != size) {
     reader.fail("it states " + std::to_string(stated) + " bytes and has " + std::to_string(size));
   }

@@ -57,7 +57,24 @@ struct PackedModel {
 constexpr int64_t kPackedMagic = 0x4B50545845544C;  // "LTEXTPK"
 constexpr int64_t kPackedVersion = 1;
 
-// Views into bytes, which must outlive the result. Throws std::runtime_error that names the argument.
-PackedModel view_packed_model(const char* argument, const void* bytes, int64_t size);
+// How the weights of a packed model lie: panels for the CPU, rows for CUDA.
+enum class WeightLayout { kPanels, kRows };
+
+// Where a packed model is: its header, and all of it (the header again, then the sections), which may be
+// memory of a device that is not followed here.
+struct PackedBytes {
+  const void* header;
+  int64_t header_size;
+  const void* base;
+  int64_t size;
+};
+
+// Views into base, which must outlive the result. Throws std::runtime_error that names the argument.
+PackedModel view_packed_model(const char* argument, const PackedBytes& bytes, WeightLayout layout);
+
+// The same of panels in host memory.
+inline PackedModel view_packed_model(const char* argument, const void* bytes, int64_t size) {
+  return view_packed_model(argument, {bytes, size, bytes, size}, WeightLayout::kPanels);
+}
 
 }  // namespace latent_ext

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -54,15 +54,19 @@ def readable(symbol: str) -> str:
 
 
 def parse(log: str) -> list[Use]:
-    """The uses in the output of ``-Xptxas -v``."""
-    uses = []
+    """The uses in the output of ``-Xptxas -v``; spills of functions that a kernel calls count as its own."""
+    uses: list[Use] = []
     symbol = architecture = ""
     spills = 0
     for line in log.splitlines():
         if found := _ENTRY.search(line):
             symbol, architecture, spills = found[1], found[2], 0
         elif found := _SPILLS.search(line):
-            spills = int(found[2]) + int(found[3])
+            if symbol:
+                spills = int(found[2]) + int(found[3])
+            elif uses:
+                called = int(found[2]) + int(found[3])
+                uses[-1] = replace(uses[-1], spills=uses[-1].spills + called)
         elif symbol and (found := _USED.search(line)):
             shared = _SHARED.search(line)
             registers = int(found[1])
@@ -116,7 +120,8 @@ def compile_op(op: str, architectures: list[str], nvcc: str = "nvcc") -> tuple[l
         command = [
             nvcc, "-std=c++17", "-O3", "-fmad=false", "-Xptxas", "-v", "-Xcompiler", "-fPIC",
             "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-            f"-I{FOLDER.parent / 'include'}", "-isystem", str(torch_include()),
+            f"-I{FOLDER.parent / 'include'}", f"-I{FOLDER.parent}", f"-I{FOLDER.parent / 'cpu'}",
+            "-isystem", str(torch_include()),
             *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures),
             "-c", str(FOLDER / f"{op}.cu"), "-o", str(Path(folder) / "object.o"),
         ]  # fmt: skip

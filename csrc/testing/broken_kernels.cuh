@@ -2,7 +2,7 @@
 // library.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/rollout/grid_wait.cuh"
 
 namespace latent_ext {
 
@@ -13,6 +13,35 @@ __global__ void reverse_without_barrier_kernel(const float* in, float* out, bool
   values[threadIdx.x] = in[threadIdx.x];
   if (with_barrier) __syncthreads();
   out[threadIdx.x] = values[blockDim.x - 1 - threadIdx.x];
+}
+
+// out: [blocks, blockDim.x], the blocks of the input reversed through `middle`. Without its wait a block may
+// read before the other wrote.
+__global__ void reverse_blocks_kernel(const float* in, float* middle, float* out, bool with_wait) {
+  const unsigned mine = blockIdx.x * blockDim.x + threadIdx.x;
+  const unsigned other = (gridDim.x - 1 - blockIdx.x) * blockDim.x + threadIdx.x;
+  GridWait grid_wait(nullptr);
+  middle[mine] = in[mine];
+  if (with_wait) grid_wait([] {});
+  out[mine] = middle[other];
+}
+
+// The first block does not come where the others wait for it.
+__global__ void absent_block_kernel(float* out) {
+  GridWait grid_wait(nullptr);
+  if (blockIdx.x != 0) grid_wait([] {});
+  out[threadIdx.x] = 1.0f;
+}
+
+// Half of the block waits for the grid, half for the block.
+__global__ void half_block_waits_kernel(float* out) {
+  GridWait grid_wait(nullptr);
+  if (threadIdx.x < blockDim.x / 2) {
+    grid_wait([] {});
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = 1.0f;
 }
 
 // Half of the block returns where the other half waits.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the CPU library with AddressSanitizer and UndefinedBehaviorSanitizer into a copy of the package and runs the tests of
-# native ops, native engine and thread team on it. The installed package stays as it is. Needs g++ and what the tests need.
+# native ops, native engine, thread team and CUDA kernels on the host on it. The installed package stays as it is. Needs g++ and what the tests need.
 #
 #     csrc/testing/run_sanitized_tests.sh PYTHON BUILD_FOLDER [PYTEST_ARGUMENT...]
 set -eu
@@ -16,7 +16,7 @@ folder_of() { "$python" -c "import importlib.util, pathlib; print(pathlib.Path(i
 generator=
 if command -v ninja >/dev/null; then generator="-G Ninja"; fi
 cmake -S "$root" -B "$build/native" $generator -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_BUILD_TYPE=Debug \
-  -DLATENT_EXT_SANITIZE=address,undefined -DLATENT_EXT_CUDA=0 -DLATENT_EXT_TESTING=OFF \
+  -DLATENT_EXT_SANITIZE=address,undefined -DLATENT_EXT_CUDA=0 -DLATENT_EXT_TESTING=ON \
   -DLATENT_EXT_TORCH_DIR="$(folder_of torch)" -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$(folder_of pybind11)/share/cmake/pybind11"
 cmake --build "$build/native" --parallel "${MAX_JOBS:-$(nproc)}"
 
@@ -41,3 +41,5 @@ esac
 tests="$root/python_tests"
 "$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$root" "$tests/ops" "$tests/test_team.py" "$@"
 "$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$root" "$tests/engine" -k native "$@"
+LATENT_EXT_SIMT_FOLDER="$build/native/testing" "$python" -m pytest -q -p no:cacheprovider --capture=sys --rootdir "$root" \
+  "$tests/cuda/test_rollout_simt.py" -k "agrees or sense or grid" "$@"

@@ -8,6 +8,7 @@
 #include "cuda/prefix_decode_attention.cuh"
 #include "cuda/score_and_prune.cuh"
 #include "simt_arrays.h"
+#include "simt_rollout.h"
 
 namespace latent_ext {
 namespace {
@@ -188,6 +189,15 @@ Array reverse(Floats values, bool with_barrier, uint64_t order) {
   return reversed;
 }
 
+Array reverse_blocks(Floats values, unsigned blocks, bool with_wait, uint64_t order) {
+  Array middle = poisoned(values.dtype(), {values.shape(0)}),
+        reversed = poisoned(values.dtype(), {values.shape(0)});
+  simt::launch_cooperative({blocks}, unsigned(values.shape(0)) / blocks, 0, order, [&] {
+    reverse_blocks_kernel(values.data(), out<float>(middle), out<float>(reversed), with_wait);
+  });
+  return reversed;
+}
+
 void run_broken(const std::string& name, unsigned threads, uint64_t order) {
   std::vector<float> out(threads);
   const auto run = [&](void (*kernel)(float*)) {
@@ -197,6 +207,11 @@ void run_broken(const std::string& name, unsigned threads, uint64_t order) {
   if (name == "two_barriers") return run(two_barriers_kernel);
   if (name == "half_warp_shuffle") return run(half_warp_shuffle_kernel);
   if (name == "narrow_mask") return run(narrow_mask_kernel);
+  const auto run_grid = [&](void (*kernel)(float*)) {
+    simt::launch_cooperative({3}, threads, 0, order, [&] { kernel(out.data()); });
+  };
+  if (name == "absent_block") return run_grid(absent_block_kernel);
+  if (name == "half_block_waits") return run_grid(half_block_waits_kernel);
   if (name == "past_shared_memory") return run(past_shared_memory_kernel);
   throw py::value_error("no broken kernel is called " + name);
 }
@@ -220,7 +235,9 @@ PYBIND11_MODULE(_simt, m) {
   m.def("next_token", &next_token, "hidden"_a, "norm_weight"_a, "norm_bias"_a, "lm_head"_a, "keys"_a,
         "positions"_a, "seed"_a, "eps"_a, "norm"_a, "temperature"_a, "rows_per_block"_a = 0, "order"_a = 0,
         "The block size is fixed; rows_per_block takes its place.");
+  bind_rollout(m);
   m.def("reverse", &reverse, "values"_a, "with_barrier"_a, "order"_a);
+  m.def("reverse_blocks", &reverse_blocks, "values"_a, "blocks"_a, "with_wait"_a, "order"_a);
   m.def("run_broken", &run_broken, "name"_a, "threads"_a, "order"_a);
 }
 

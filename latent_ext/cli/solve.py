@@ -17,6 +17,7 @@ from latent_ext.cli.progress import Report, reporting
 from latent_ext.cli.strict_json import strict_json
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
+from latent_ext.models.registry import FAMILIES
 from latent_ext.rewards import load_reward
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
@@ -32,7 +33,9 @@ EXAMPLES = """Examples:
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
 
-  latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm"""
+  latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm
+
+  latent-ext solve "..." --model path/to/codi --sampler noise:1.4 --switch pads=visible"""
 
 
 def solve(
@@ -40,16 +43,41 @@ def solve(
         str | None, typer.Argument(help="The question, or - for JSON lines on standard input.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Problems, .jsonl or .json.")] = None,
-    model: Annotated[str, typer.Option(help="Directory or Hub id of the generator.")] = "shipped",
+    model: Annotated[
+        str, typer.Option(help="Directory, weight file or Hub id of the generator, in any published layout.")
+    ] = "shipped",
+    family: Annotated[
+        str | None, typer.Option(help=f"{', '.join(FAMILIES)}. Default: read off the files.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Directory or Hub id of the generator's base model, for what its files leave out."),
+    ] = None,
+    latent_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Thoughts per trajectory (at most, where they end by themselves). Default: the model's own."
+        ),
+    ] = None,
+    switch: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, a behaviour of the generator; docs/differences.md has the table."),
+    ] = None,
     reward: Annotated[
         str | None,
         typer.Option(
             help="Directory or Hub id of the LatentRM, or 'none'. Default: shipped, for the shipped model."
         ),
     ] = None,
+    reward_positions: Annotated[
+        str, typer.Option(help="real, or published: the LatentRM counts pads as LatentTTS does.")
+    ] = "real",
     n: Annotated[int, typer.Option("--n", help="Trajectories per question.")] = 64,
     sampler: Annotated[
-        str, typer.Option(help="dropout:P, noise:SIGMA[:relative], both joined by +, or none.")
+        str,
+        typer.Option(
+            help="dropout:P, noise:SIGMA[:relative], ... joined by +, or none; docs/randomness.md has all."
+        ),
     ] = SHIPPED_SAMPLER,
     scope: Annotated[str, typer.Option(help="latent, or prompt+latent (published behaviour).")] = "latent",
     select: Annotated[
@@ -75,10 +103,12 @@ def solve(
 ) -> None:
     """Answers questions with N sampled trajectories each, and says how it chose."""
     problems = _problems(question, file)
-    generator = load(model)
+    generator = load(
+        model, family=family, latent_length=latent_length, switches=_switches(switch or []), base=base
+    )
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
-    latent_rm = None if reward == "none" else load_reward(reward)
+    latent_rm = None if reward == "none" else load_reward(reward, positions=reward_positions)  # type: ignore[arg-type]
     for problem in problems:
         unknown = generator.unknown_words(problem.question)
         if unknown:
@@ -114,6 +144,16 @@ def solve(
             )
         done += n * len(block)
         _print(block, results, as_json)
+
+
+def _switches(texts: Sequence[str]) -> dict[str, str]:
+    switches = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"switch: got {text!r}; NAME=VALUE is needed")
+        switches[name] = value
+    return switches
 
 
 def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:

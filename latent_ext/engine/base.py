@@ -47,19 +47,30 @@ class LatentRequest:
 class LatentRun:
     """A finished latent phase. Row r is trajectory ``r % trajectories`` of question ``r // trajectories``.
 
+    Rows come to differ in their number of thoughts in two ways, which no model has both of:
+
+    - ``Semantics.stop`` (CoLaR; engine/stopping.py, engine/reference_stopping.py): the language model ends the phase, by
+      drawing the separator after a pass. Every thought is read in the latent phase, stochastically, since its pass decides.
+    - ``NextThought.ended`` of a ``ThoughtRule`` (soft tokens, families of one's own; engine/rule_modules.py,
+      engine/rule_reference.py): the rule ends it, looking at the hidden state. The last thought is read, clean, with the
+      answer, as where the number is fixed.
+
+    Both fill `counts`, and search does not know them apart.
+
     Attributes:
         request: what was asked.
         thoughts: [rows, T, hidden], as fed to the model (noise included).
         state: the engine's own caches, from which it goes on to answers.
         scores: fp32 [rows, T], the LatentRM's score of every thought; None without one.
-        lengths: int64 [rows], thoughts of each row, where they differ; what lies behind them is zero. None: all T.
+        counts: int64 [rows], how many thoughts each row has, where rows end their phase by themselves; what
+            `thoughts` and `scores` hold behind them is 0. None: T each.
     """
 
     request: LatentRequest
     thoughts: Tensor
     state: object
     scores: Tensor | None = None
-    lengths: Tensor | None = None
+    counts: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -88,6 +99,11 @@ def weights_name(dtype: torch.dtype) -> str:
     """ "fp32", "bf16", ...: what results call the number format of weights."""
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def beyond_counts(counts: Tensor, steps: int) -> Tensor:
+    """bool [rows, steps], the places behind each row's last thought."""
+    return torch.arange(steps, device=counts.device) >= counts.unsqueeze(1)
 
 
 # Prompts that were read once; opaque to callers, who hand it back to the engine that made it.

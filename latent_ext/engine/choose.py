@@ -114,9 +114,13 @@ def _why_not(
         return f"its thoughts are formed by a rule in Python ({type(feedback).__name__})"
     if model.ids.stops:
         return "several tokens end its answers"
+    if model.semantics.stop != "fixed":
+        return "its rows stop by themselves, and the compiled latent phase has one number of thoughts for all"
     reason = why_not_packable(model.body, feedback)
     if reason is None and reward is not None:
         reason = why_not_packable(reward.module.body)
+        if reason is None and reward.stages:
+            reason = "it projects hidden states before it scores them"
         reason = None if reason is None else f"of its LatentRM: {reason}"
     return reason
 
@@ -125,6 +129,15 @@ def _make(name: str, model: LatentModel, max_answer_tokens: int, weights: str | 
     if name == "native":
         own = "bf16" if model.dtype == torch.bfloat16 else "fp32"
         return NativeEngine(model, max_answer_tokens, weights or own)
+    semantics = model.semantics
+    if not isinstance(model.feedback, ThoughtHead) and (semantics.stop, semantics.pads) != (
+        "fixed",
+        "masked",
+    ):
+        raise ValueError(
+            f"family: {model.family.name!r} has semantics stop={semantics.stop!r} and pads={semantics.pads!r}; "
+            "where its thoughts are formed by a rule or by depth steps, only 'fixed' and 'masked' are allowed"
+        )
     kinds: tuple[type[Engine], type[Engine]] = (RuleModulesEngine, RuleReferenceEngine)
     if isinstance(model.feedback, ThoughtHead):
         kinds = (ModulesEngine, ReferenceEngine)

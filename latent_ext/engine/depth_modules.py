@@ -130,7 +130,7 @@ class DepthModulesEngine:
         logprobs = torch.zeros(len(rows), device=device)
         finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
         alive = torch.arange(len(rows), device=device)
-        closing = torch.tensor([ids.eos, *ids.stops], device=device)
+        closing = ids.closing(device)
         for emitted in range(max_tokens):
             if len(alive) == 0:
                 break

@@ -12,11 +12,15 @@ from latent_ext.samplers import Sampler
 
 
 def check_sampler(model: LatentModel, sampler: Sampler) -> None:
-    """Refuses a sampler with a part that does nothing in this family.
+    """Refuses a sampler with a part that does nothing in this family, or that the model's switches exclude.
 
     Raises:
         ValueError: naming the part and those that are allowed.
     """
+    if sampler.head is not None and "head" not in model.feedback.randomness:
+        raise ValueError(f"sampler: got {str(sampler)!r}; this model has no Gaussian head to draw from")
+    if model.semantics.pads == "visible" and sampler.drops:
+        raise ValueError(f"sampler: got {str(sampler)!r}; with pads='visible' no dropout is allowed")
     allowed = model.feedback.randomness
     for name in sampler.active:
         if name not in allowed:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from latent_ext import ops
-from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
+from latent_ext.engine import stopping
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_counts, weights_name
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
-from latent_ext.models.family import ThoughtHead, apply_stages
+from latent_ext.engine.visible_pads import read_padded
+from latent_ext.models.family import ThoughtHead, apply_stages, head_outputs
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
@@ -34,9 +36,10 @@ class _SharedPrompts:
 class _State:
     prompts: Prompts
     pages: Pages
-    last_thought: Tensor  # [rows, hidden], not yet read
+    last_thought: Tensor | None  # [rows, hidden], not yet read; None where rows stop by themselves
     keys: Tensor  # [rows]
     seed: Tensor  # [1]
+    stopped: stopping.Stopped | None = None
 
 
 class ModulesEngine:
@@ -48,11 +51,16 @@ class ModulesEngine:
         self.model = model
         self.blocks = model.blocks
         self.head = model.feedback
+        self.semantics = model.semantics
+        self.answer_head = model.answer_head
         self.max_answer_tokens = max_answer_tokens
         self.weights = weights_name(model.dtype)
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _SharedPrompts:
+        if self.semantics.pads == "visible":
+            read = read_padded(self.model, prompts, sampler)
+            return _SharedPrompts(Prompts(read.keys, read.values, read.lengths), read.last_hidden)
         if sampler.drops and sampler.scope == "prompt+latent":
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
@@ -102,6 +110,18 @@ class ModulesEngine:
         elif leaders is not None:
             hidden = hidden[leaders]
 
+        stopped = None
+        if self.semantics.stop != "fixed":
+            thoughts, stopped = stopping.think(self, request, prompts, rows, hidden, row_keys, seed)
+            if leaders is not None:
+                of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
+                pages.ancestry[:, :steps] = leaders[of_leader].unsqueeze(1)
+                pages.lengths = rows.lengths[of_leader]
+                thoughts, stopped = thoughts[of_leader], stopped.select(of_leader)
+            run = LatentRun(request, thoughts, _State(prompts, pages, None, keys, seed, stopped))
+            run.counts = stopped.counts
+            return self._scored(run, reward, reward_cache)
+
         thoughts = torch.empty(
             len(row_keys), steps, self.blocks.hidden_size, dtype=self.model.dtype, device=device
         )
@@ -109,34 +129,32 @@ class ModulesEngine:
         for t in range(steps):
             if t > 0:
                 hidden = step(self.blocks, thought, prompts, rows, row_dropout)
-            self._next_thought(hidden, prompts, rows, row_keys, seed, sampler, t, thought, thoughts)
+            self.next_thought(hidden, prompts, rows, row_keys, seed, sampler, t, thought, thoughts)
         if leaders is not None:
             of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
             pages.ancestry[:, : steps - 1] = leaders[of_leader].unsqueeze(1)
             pages.lengths = rows.lengths[of_leader]
             thoughts, thought = thoughts[of_leader], thought[of_leader]
         run = LatentRun(request, thoughts, _State(prompts, pages, thought, keys, seed))
-        if reward is not None:
-            assert reward_cache is not None
-            run.scores = self._score(reward, run, reward_cache)
-        return run
+        return self._scored(run, reward, reward_cache)
 
-    def _next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
+    def next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
         head = self.head
         assert isinstance(head, ThoughtHead)
+        mean, log_std = head_outputs(head, hidden, deviation=sampler.draws_from_head)
         ops.next_thought(
-            apply_stages(head.stages, hidden),
+            mean,
             head.weight,
             head.bias,
-            None,
+            log_std,
             keys,
             prompts.lengths[pages.prompt_index] + pages.lengths,
             seed,
             eps=head.eps,
             norm=head.norm,
             scale=head.scale,
-            sigma=sampler.noise.sigma if sampler.noise else 0.0,
+            sigma=sampler.sigma,
             relative=bool(sampler.noise and sampler.noise.relative),
             step=t,
             next_input=thought,
@@ -148,6 +166,14 @@ class ModulesEngine:
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
         return read_prompts(reward.blocks, prompts, clean, reward.head_weight.dtype)[0]
+
+    def _scored(self, run: LatentRun, reward: LatentRM | None, cache: Prompts | None) -> LatentRun:
+        if reward is not None:
+            assert cache is not None
+            run.scores = self._score(reward, run, cache)
+            if run.counts is not None:
+                run.scores[beyond_counts(run.counts, run.scores.shape[1])] = 0.0
+        return run
 
     def _score(self, reward: LatentRM, run: LatentRun, cache: Prompts) -> Tensor:
         device = self.model.device
@@ -162,7 +188,7 @@ class ModulesEngine:
         scores = torch.empty(run.rows, steps, device=device)
         for t in range(steps):
             thought = run.thoughts[:, t].to(reward.head_weight.dtype)
-            hidden = step(reward.blocks, thought, cache, pages, clean)
+            hidden = apply_stages(reward.stages, step(reward.blocks, thought, cache, pages, clean))
             scores[:, t], total, _ = ops.score_and_prune(
                 hidden, reward.head_weight, reward.head_bias, total, offsets, keep=0
             )
@@ -181,34 +207,25 @@ class ModulesEngine:
         pages = move_pages(state.pages, rows, room + min(max_tokens, _ANSWER_BLOCK))
         keys = state.keys[rows]
         prompts, seed = state.prompts, state.seed
+        sampler = run.request.sampler
+        reading = RowDropout.of if self.semantics.dropout_in_answer else RowDropout.clean_of
+        if state.stopped is not None and self.semantics.cap == "reenter":
+            return stopping.answer_reentering(self, run, rows, pages, max_tokens, temperature)
+        if state.last_thought is not None:
+            step(self.blocks, state.last_thought[rows], prompts, pages, reading(sampler, seed, keys))
         end = torch.full((len(rows),), ids.end, dtype=torch.int64, device=device)
-        step(self.blocks, state.last_thought[rows], prompts, pages, RowDropout.clean(seed, keys))
-        hidden = step(
-            self.blocks, self.blocks.token_embedding(end), prompts, pages, RowDropout.clean(seed, keys)
-        )
+        embedded = self.blocks.token_embedding(end)
+        hidden = step(self.blocks, embedded, prompts, pages, reading(sampler, seed, keys))
 
         tokens: list[list[int]] = [[] for _ in range(len(rows))]
         logprobs = torch.zeros(len(rows), device=device)
         finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
         alive = torch.arange(len(rows), device=device)
-        closing = torch.tensor([ids.eos, *ids.stops], device=device)
+        closing = ids.closing(device)
         for emitted in range(max_tokens):
             if len(alive) == 0:
                 break
-            # A drawn token is indexed by the position that it will be read at.
-            positions = prompts.lengths[pages.prompt_index] + pages.lengths
-            token, logprob = ops.next_token(
-                hidden,
-                None,
-                None,
-                self.model.lm_head,
-                keys,
-                positions,
-                seed,
-                eps=0.0,
-                norm="none",
-                temperature=temperature,
-            )
+            token, logprob = self.draw_token(hidden, prompts, pages, keys, seed, temperature)
             logprobs[alive] += logprob
             ended = torch.isin(token, closing)
             finished[alive[ended]] = True
@@ -222,8 +239,23 @@ class ModulesEngine:
                     every = torch.arange(len(alive), device=device)
                     pages = move_pages(pages, every, room + min(max_tokens, emitted + 1 + _ANSWER_BLOCK))
                 embedded = self.blocks.token_embedding(token)
-                hidden = step(self.blocks, embedded, prompts, pages, RowDropout.clean(seed, keys))
+                hidden = step(self.blocks, embedded, prompts, pages, reading(sampler, seed, keys))
         return Answers(rows, tokens, logprobs, finished)
+
+    def draw_token(self, hidden, prompts, pages, keys, seed, temperature):  # type: ignore[no-untyped-def]
+        """Token and log probability, both [rows]; a token is indexed by the position that it will be read at."""
+        return ops.next_token(
+            hidden,
+            None,
+            None,
+            self.answer_head,
+            keys,
+            prompts.lengths[pages.prompt_index] + pages.lengths,
+            seed,
+            eps=0.0,
+            norm="none",
+            temperature=temperature,
+        )
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         blocks, size = self.blocks, model.dtype.itemsize

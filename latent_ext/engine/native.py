@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import PackedModel, pack
@@ -70,13 +71,18 @@ class NativeEngine:
         self.max_answer_tokens = max_answer_tokens
         head = model.feedback
         assert isinstance(head, ThoughtHead)
-        self.packed = pack(model.body, weights=weights, lm_head=model.lm_head, head=head)
+        self.packed = pack(model.body, weights=weights, lm_head=model.answer_head, head=head)
 
     def _packed_reward(self, reward: LatentRM) -> PackedModel:
         return pack(reward.module.body, weights=self.weights, score=(reward.head_weight, reward.head_bias))
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _Prompts | None:
+        if self.model.semantics.pads == "visible":
+            # In the model's own number format: what a pad's pass computes is Hugging Face's.
+            read = read_padded(self.model, prompts, sampler)
+            key, value = (torch.stack(part).float() for part in (read.keys, read.values))
+            return _Prompts(key, value, read.lengths, read.last_hidden.float())
         if sampler.drops and sampler.scope == "prompt+latent":
             return None
         keys = torch.zeros(len(prompts), dtype=torch.int64)

@@ -7,81 +7,24 @@ over a `DynamicCache`; the LatentRM re-reads prompt and thoughts in one forward 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, GPT2Model, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache
 
 from latent_ext import ops
-from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
+from latent_ext.engine import reference_stopping
+from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_counts, weights_name
+from latent_ext.engine.counter_dropout import counter_dropout
 from latent_ext.engine.row_dropout import RowDropout
-from latent_ext.models.family import ThoughtHead, apply_stages
+from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
+from latent_ext.models.family import ThoughtHead, head_outputs
 from latent_ext.models.latent_model import LatentModel
-from latent_ext.ops import philox, sites
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
-
-# transformers 5.24 renamed the argument, in every body at once, and warns at the old name.
-_CACHE = "cache" if "cache" in inspect.signature(GPT2Model.forward).parameters else "past_key_values"
-
-
-@contextmanager
-def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tensor) -> Iterator[None]:
-    """Within the context, the forward of `body` applies the counter masks of `dropout`.
-
-    Args:
-        body: a ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model`` in eval mode, so that its own dropout is the identity.
-        dropout: keys of the batch's rows.
-        positions: int64 [rows, length] of the forward that follows, which is given `inputs_embeds`.
-    """
-    mask_positions = dropout.mask_positions(positions).reshape(-1)
-    keys = dropout.keys.repeat_interleave(positions.shape[1])
-
-    def drop(x: Tensor, site: int) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        dropped = philox.dropout(flat, dropout.seed, keys, mask_positions, site, dropout.p)
-        return dropped.to(x.dtype).reshape(x.shape)
-
-    def drop_output(site: int):  # type: ignore[no-untyped-def]
-        return lambda _module, _inputs, output: drop(output, site)
-
-    def drop_inputs_embeds(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return args, kwargs | {"inputs_embeds": drop(kwargs["inputs_embeds"], sites.EMBEDDING)}
-
-    handles = []
-    if dropout.p > 0.0:
-        for module, site in _branch_ends(body):
-            handles.append(module.register_forward_hook(drop_output(site)))
-        if dropout.embedding and isinstance(body, GPT2Model):
-            # After the position table has been added.
-            handles.append(body.drop.register_forward_hook(drop_output(sites.EMBEDDING)))
-        elif dropout.embedding:
-            handles.append(body.register_forward_pre_hook(drop_inputs_embeds, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _branch_ends(body: PreTrainedModel) -> Iterator[tuple[nn.Module, int]]:
-    """The modules whose outputs "residual" dropout acts on, with their sites."""
-    blocks: Any  # nn.ModuleList has no element type
-    if not isinstance(body, GPT2Model):  # Llama and Qwen2 share their names
-        blocks = body.layers
-        for layer, block in enumerate(blocks):
-            yield block.mlp.down_proj, sites.layer_site(layer, sites.MLP_OUTPUT)
-    else:
-        blocks = body.h
-        for layer, block in enumerate(blocks):
-            yield block.attn.resid_dropout, sites.layer_site(layer, sites.ATTENTION_OUTPUT)
-            yield block.mlp.dropout, sites.layer_site(layer, sites.MLP_OUTPUT)
 
 
 @dataclass
@@ -99,6 +42,7 @@ class ReferenceEngine:
     def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
         self.model = model
         self.head = model.feedback
+        self.semantics = model.semantics
         self.max_answer_tokens = max_answer_tokens
         self.weights = weights_name(model.dtype)
 
@@ -108,7 +52,7 @@ class ReferenceEngine:
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> None:
         """Nothing is shared between calls."""
 
-    def _read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
+    def read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
         """Reads inputs [rows, length, hidden] at positions first, first + 1, ...
 
         Returns:
@@ -118,10 +62,12 @@ class ReferenceEngine:
         positions = torch.arange(first, first + length, device=inputs.device).expand(rows, length)
         body = self.model.body
         with counter_dropout(body, dropout, positions):
-            output = body(inputs_embeds=inputs, position_ids=positions, use_cache=True, **{_CACHE: cache})
+            output = body(
+                inputs_embeds=inputs, position_ids=positions, use_cache=True, **{CACHE_ARGUMENT: cache}
+            )
         return output.last_hidden_state[:, -1]
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
         return self.model.hf.get_input_embeddings()(tokens)
 
     @torch.no_grad()
@@ -132,58 +78,103 @@ class ReferenceEngine:
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
+        if self.semantics.stop != "fixed":
+            run = reference_stopping.sample(self, request)
+            return self._scored(reward, run)
         states = []
         thoughts = []
         for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
             state, stack = self._sample_question(prompt, keys, request)
             states.append(state)
             thoughts.append(stack)
-        run = LatentRun(request, torch.cat(thoughts), states)
-        if reward is not None:
-            run.scores = self._score(reward, run)
-        return run
+        return self._scored(reward, LatentRun(request, torch.cat(thoughts), states))
 
     def _sample_question(
         self, prompt: Tensor, keys: Tensor, request: LatentRequest
     ) -> tuple[_QuestionState, Tensor]:
-        sampler, rows, length = request.sampler, len(keys), len(prompt)
+        sampler, rows = request.sampler, len(keys)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=keys.device)
         stochastic = RowDropout.of(sampler, seed, keys)
-        cache = DynamicCache()
-        if sampler.scope == "prompt+latent":
-            hidden = self._read(self._embed(prompt.expand(rows, length)), cache, 0, stochastic)
-        else:
-            if length > 1:
-                clean = RowDropout.clean(seed, keys[:1])
-                self._read(self._embed(prompt[:-1].unsqueeze(0)), cache, 0, clean)
-                cache.batch_repeat_interleave(rows)
-            hidden = self._read(self._embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
+        cache, hidden = self.read_prompt(prompt, keys, seed, request)
+        length = cache.get_seq_length()
         steps = self.model.family.latent_length
         thought = torch.empty_like(hidden)
         thoughts = torch.empty(rows, steps, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
         for t in range(steps):
             if t > 0:
-                hidden = self._read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
-            head = self.head
-            assert isinstance(head, ThoughtHead)
-            ops.next_thought_reference(
-                apply_stages(head.stages, hidden),
-                head.weight,
-                head.bias,
-                None,
-                keys,
-                torch.full_like(keys, length + t),
-                seed,
-                eps=head.eps,
-                norm=head.norm,
-                scale=head.scale,
-                sigma=sampler.noise.sigma if sampler.noise else 0.0,
-                relative=bool(sampler.noise and sampler.noise.relative),
-                step=t,
-                next_input=thought,
-                thoughts=thoughts,
-            )
+                hidden = self.read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
+            thought = self.next_thought(hidden, keys, length + t, seed, sampler)
+            thoughts[:, t] = thought
         return _QuestionState(cache, length + steps - 1, thought), thoughts
+
+    def read_prompt(
+        self, prompt: Tensor, keys: Tensor, seed: Tensor, request: LatentRequest
+    ) -> tuple[DynamicCache, Tensor]:
+        """A cache that holds the prompt for every key, and the final-norm hidden state behind it, [rows, hidden]."""
+        sampler, rows, length = request.sampler, len(keys), len(prompt)
+        if self.semantics.pads == "visible":
+            padded = read_padded(self.model, request.prompts, sampler)
+            mine = next(b for b, other in enumerate(request.prompts) if other is prompt)
+            chosen = torch.full((rows,), mine, device=keys.device)
+            padded.cache.batch_select_indices(chosen)
+            return padded.cache, padded.last_hidden[chosen]
+        stochastic = RowDropout.of(sampler, seed, keys)
+        cache = DynamicCache()
+        if sampler.scope == "prompt+latent":
+            return cache, self.read(self.embed(prompt.expand(rows, length)), cache, 0, stochastic)
+        if length > 1:
+            clean = RowDropout.clean(seed, keys[:1])
+            self.read(self.embed(prompt[:-1].unsqueeze(0)), cache, 0, clean)
+            cache.batch_repeat_interleave(rows)
+        return cache, self.read(self.embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
+
+    def next_thought(
+        self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, sampler: Sampler
+    ) -> Tensor:
+        """The thought [rows, hidden] that follows hidden states [rows, hidden] and will be read at `position`."""
+        head, thought = self.head, torch.empty_like(hidden)
+        assert isinstance(head, ThoughtHead)
+        mean, log_std = head_outputs(head, hidden, deviation=sampler.draws_from_head)
+        ops.next_thought_reference(
+            mean,
+            head.weight,
+            head.bias,
+            log_std,
+            keys,
+            torch.full_like(keys, position),
+            seed,
+            eps=head.eps,
+            norm=head.norm,
+            scale=head.scale,
+            sigma=sampler.sigma,
+            relative=bool(sampler.noise and sampler.noise.relative),
+            next_input=thought,
+        )
+        return thought
+
+    def draw_token(
+        self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Token and log probability, both [rows]; a token is indexed by the position that it will be read at."""
+        return ops.next_token_reference(
+            hidden,
+            None,
+            None,
+            self.model.answer_head,
+            keys,
+            torch.full_like(keys, position),
+            seed,
+            eps=0.0,
+            norm="none",
+            temperature=temperature,
+        )
+
+    def _scored(self, reward: LatentRM | None, run: LatentRun) -> LatentRun:
+        if reward is not None:
+            run.scores = self._score(reward, run)
+            if run.counts is not None:
+                run.scores[beyond_counts(run.counts, run.scores.shape[1])] = 0.0
+        return run
 
     def _score(self, reward: LatentRM, run: LatentRun) -> Tensor:
         count = run.request.trajectories
@@ -194,7 +185,7 @@ class ReferenceEngine:
             embedded = body.get_input_embeddings()(prompt)
             inputs = torch.cat([embedded.expand(count, -1, -1), thoughts], dim=1)
             hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
-            scores.append(reward.module.classifier(hidden[:, len(prompt) :]).squeeze(-1).float())
+            scores.append(reward.module.score(hidden[:, len(prompt) :]).float())
         return torch.cat(scores)
 
     @torch.no_grad()
@@ -203,20 +194,18 @@ class ReferenceEngine:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
             )
-        count = run.request.trajectories
+        count, sampler = run.request.trajectories, run.request.sampler
         tokens: list[list[int]] = []
         logprobs: list[Tensor] = []
         finished: list[bool] = []
         for row in rows.tolist():
-            state = run.state[row // count]  # type: ignore[index]
-            written, logprob, ended = self._answer_row(
-                state,
-                row % count,
-                run.request.keys[row // count, row % count],
-                run.request.seed,
-                max_tokens,
-                temperature,
-            )
+            key = run.request.keys[row // count, row % count]
+            how = (key, run.request.seed, sampler, max_tokens, temperature)
+            if self.semantics.stop != "fixed":
+                written, logprob, ended = reference_stopping.answer_row(self, run, row, *how)
+            else:
+                state = run.state[row // count]  # type: ignore[index]
+                written, logprob, ended = self._answer_row(state, row % count, *how)
             tokens.append(written)
             logprobs.append(logprob)
             finished.append(ended)
@@ -224,34 +213,50 @@ class ReferenceEngine:
         return Answers(rows, tokens, stacked, torch.tensor(finished, dtype=torch.bool))
 
     def _answer_row(
-        self, state: _QuestionState, n: int, key: Tensor, seed: int, max_tokens: int, temperature: float
+        self,
+        state: _QuestionState,
+        n: int,
+        key: Tensor,
+        seed: int,
+        sampler: Sampler,
+        max_tokens: int,
+        temperature: float,
     ) -> tuple[list[int], Tensor, bool]:
-        ids, device = self.model.ids, self.model.device
+        device = self.model.device
         keys = key.reshape(1).to(device)
         seeds = torch.tensor([to_signed(seed)], dtype=torch.int64, device=device)
-        clean = RowDropout.clean(seeds, keys)
         cache = copy.deepcopy(state.cache)
         cache.batch_select_indices(torch.tensor([n], device=device))
-        self._read(state.last_thought[n].reshape(1, 1, -1), cache, state.length, clean)
-        position = state.length + 1
+        dropout = self.answer_dropout(sampler, seeds, keys)
+        self.read(state.last_thought[n].reshape(1, 1, -1), cache, state.length, dropout)
+        return self.answer_from(cache, state.length + 1, keys, seeds, sampler, max_tokens, temperature)
+
+    def answer_dropout(self, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
+        """Dropout of the passes over the answer: none, but for families that say so."""
+        if self.semantics.dropout_in_answer:
+            return RowDropout.of(sampler, seed, keys)
+        return RowDropout.clean(seed, keys)
+
+    def answer_from(
+        self,
+        cache: DynamicCache,
+        position: int,
+        keys: Tensor,
+        seeds: Tensor,
+        sampler: Sampler,
+        max_tokens: int,
+        temperature: float,
+    ) -> tuple[list[int], Tensor, bool]:
+        """One row's tokens, log probability and whether it ended; `position` is the end token's."""
+        ids, device = self.model.ids, self.model.device
+        dropout = self.answer_dropout(sampler, seeds, keys)
         token = ids.end
         written: list[int] = []
         total = torch.zeros((), device=device)
         for _ in range(max_tokens):
-            hidden = self._read(self._embed(torch.tensor([[token]], device=device)), cache, position, clean)
+            hidden = self.read(self.embed(torch.tensor([[token]], device=device)), cache, position, dropout)
             position += 1
-            drawn, logprob = ops.next_token_reference(
-                hidden,
-                None,
-                None,
-                self.model.lm_head,
-                keys,
-                torch.tensor([position], device=device),
-                seeds,
-                eps=0.0,
-                norm="none",
-                temperature=temperature,
-            )
+            drawn, logprob = self.draw_token(hidden, keys, position, seeds, temperature)
             total = total + logprob[0]
             token = int(drawn[0])
             if ids.end_of_answer(token):

@@ -47,6 +47,11 @@ class RowDropout:
         """No dropout: what prompts (scope "latent"), the last thought and answers are read with."""
         return cls(p=0.0, seed=seed, keys=keys)
 
+    @classmethod
+    def clean_of(cls, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
+        """No dropout, whatever `sampler` says."""
+        return cls.clean(seed, keys)
+
     def mask_positions(self, positions: Tensor) -> Tensor:
         """The position counter of each mask, int64, of the shape of `positions`."""
         return torch.full_like(positions, sites.FIXED) if self.per_trajectory else positions

@@ -60,7 +60,7 @@ class RuleModulesEngine(ModulesEngine):
         # What a row has not read yet when its phase ends: the last thought, or the last prompt token.
         pending = self.blocks.token_embedding(last)
         thoughts = torch.zeros(rows, most, self.blocks.hidden_size, dtype=dtype, device=device)
-        lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        counts = torch.zeros(rows, dtype=torch.int64, device=device)
         rule, memory = rule_of(self.model), None
         inputs = pending
         for t in range(most):
@@ -82,17 +82,12 @@ class RuleModulesEngine(ModulesEngine):
                 break
             inputs = feed(thought, draw)
             thoughts[live, t] = pending[live] = inputs
-            lengths[live] += 1
+            counts[live] += 1
         # A row has read the last prompt token and all thoughts but its last one.
-        pages.lengths = lengths.clone()
+        pages.lengths = counts.clone()
         state = _State(prompts, pages, pending, request.keys.reshape(-1).to(device), seed)
         if width < request.trajectories:
             of_leader = torch.arange(rows, device=device).repeat_interleave(request.trajectories)
             state.pages, state.last_thought = pages.select(of_leader), pending[of_leader]
-            thoughts, lengths = thoughts[of_leader], lengths[of_leader]
-        run = LatentRun(request, thoughts, state, lengths=lengths)
-        if reward is not None:
-            assert reward_cache is not None
-            thought_of = torch.arange(most, device=device) < lengths.unsqueeze(1)
-            run.scores = self._score(reward, run, reward_cache).masked_fill(~thought_of, 0.0)
-        return run
+            thoughts, counts = thoughts[of_leader], counts[of_leader]
+        return self._scored(LatentRun(request, thoughts, state, counts=counts), reward, reward_cache)

@@ -15,6 +15,7 @@ from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.models.thought_rule import Draw
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
 
 
 @dataclass
@@ -35,7 +36,7 @@ class RuleReferenceEngine(ReferenceEngine):
     ) -> LatentRun:
         most, states = self.model.family.latent_length, []
         thoughts: list[Tensor] = []
-        lengths: list[int] = []
+        counts: list[int] = []
         for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
             listed = []
             for key in keys:
@@ -44,23 +45,17 @@ class RuleReferenceEngine(ReferenceEngine):
                 padded = torch.zeros(most, state.last_thought.shape[1], dtype=self.model.dtype)
                 padded[: len(fed)] = fed
                 thoughts.append(padded.to(self.model.device))
-                lengths.append(len(fed))
+                counts.append(len(fed))
             states.append(_RowStates(listed))
-        run = LatentRun(
-            request, torch.stack(thoughts), states, lengths=torch.tensor(lengths, device=self.model.device)
-        )
-        if reward is not None:
-            assert run.lengths is not None
-            thought_of = torch.arange(most, device=self.model.device) < run.lengths.unsqueeze(1)
-            run.scores = self._score(reward, run).masked_fill(~thought_of, 0.0)
-        return run
+        number = torch.tensor(counts, device=self.model.device)
+        return self._scored(reward, LatentRun(request, torch.stack(thoughts), states, counts=number))
 
     def _sample_row(
         self, prompt: Tensor, key: Tensor, request: LatentRequest
     ) -> tuple[_QuestionState, Tensor]:
         sampler, length = request.sampler, len(prompt)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=key.device)
-        embedded = self._embed(prompt)
+        embedded = self.embed(prompt)
         rule, memory = rule_of(self.model), None
         fed = embedded[:0]
         for t in range(self.model.family.latent_length):
@@ -94,13 +89,20 @@ class RuleReferenceEngine(ReferenceEngine):
         inputs = torch.cat([embedded, thoughts]).unsqueeze(0)
         hidden = inputs[:, -1]
         if clean_length > 0:
-            hidden = self._read(inputs[:, :clean_length], cache, 0, clean)
+            hidden = self.read(inputs[:, :clean_length], cache, 0, clean)
         if clean_length < inputs.shape[1]:
-            hidden = self._read(inputs[:, clean_length:], cache, clean_length, stochastic)
+            hidden = self.read(inputs[:, clean_length:], cache, clean_length, stochastic)
         return hidden, cache
 
     def _answer_row(
-        self, state: _QuestionState, n: int, key: Tensor, seed: int, max_tokens: int, temperature: float
+        self,
+        state: _QuestionState | _RowStates,
+        n: int,
+        key: Tensor,
+        seed: int,
+        sampler: Sampler,
+        max_tokens: int,
+        temperature: float,
     ) -> tuple[list[int], Tensor, bool]:
         assert isinstance(state, _RowStates)
-        return super()._answer_row(state.rows[n], 0, key, seed, max_tokens, temperature)
+        return super()._answer_row(state.rows[n], 0, key, seed, sampler, max_tokens, temperature)

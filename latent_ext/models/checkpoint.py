@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a local directory or a Hub repository, safetensors only, every tensor checked."""
+"""Checkpoints on disk: a local directory or a Hub repository, every tensor checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+TEXT_FILES = ("*.json", "*.txt", "*.model")
+_FILES = (*TEXT_FILES, "*.safetensors", "pytorch_model.bin", "checkpoint_*", "*.ckpt")
 # Buffers and duplicates that published checkpoints carry and no computation reads.
 _IGNORABLE = re.compile(r"(\.attn\.(bias|masked_bias)|\.rotary_emb\.inv_freq|^embedding\.weight)$")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -19,8 +20,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file or the tensor and what was expected."""
 
 
-def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
+def resolve(
+    path_or_hub_id: str | Path, *, revision: str | None = None, files: tuple[str, ...] = _FILES
+) -> Path:
     """The local directory of a checkpoint; a Hub id is downloaded once and then read offline from the cache.
+
+    Args:
+        path_or_hub_id: a directory or ``owner/name``.
+        revision: of the Hub repository.
+        files: patterns of the files to download.
 
     Raises:
         CheckpointError: if there is neither such a directory nor such a repository, or the Hub cannot be
@@ -36,7 +44,7 @@ def resolve(path_or_hub_id: str | Path, *, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -58,9 +66,9 @@ def read_config(directory: Path) -> dict:
     return config
 
 
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: ``model.safetensors``, or the shards that its index names."""
-    index = directory / "model.safetensors.index.json"
+def read_tensors(directory: Path, file: str = "model.safetensors") -> dict[str, Tensor]:
+    """All tensors of a safetensors checkpoint: `file`, or the shards that its index names."""
+    index = directory / f"{file}.index.json"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -69,7 +77,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise CheckpointError(f"model: {index} names a shard outside its own directory")
     else:
-        names = ["model.safetensors"]
+        names = [file]
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors.update(_read_file(directory / name))
@@ -81,7 +89,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise CheckpointError(f"model: {path.parent} has no {path.name} (only safetensors are read)")
+        raise CheckpointError(f"model: {path.parent} has no {path.name}")
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -12,12 +12,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from latent_ext.models.answers import answer_after_marker
-from latent_ext.models.family import LatentIds, ThoughtHead, single_token_id
+from latent_ext.models.family import LatentIds, ThoughtHead, needed_eos, single_token_id
 
 
 @dataclass(frozen=True)
 class Coconut:
-    """COCONUT on GPT-2.
+    """COCONUT on GPT-2 or Llama.
 
     Attributes:
         latent_length: number of thoughts T.
@@ -30,14 +30,12 @@ class Coconut:
         return f"{question}\n<|start-latent|>"
 
     def ids(self, tokenizer: PreTrainedTokenizerBase) -> LatentIds:
-        eos = tokenizer.eos_token_id
-        if eos is None:
-            raise ValueError("tokenizer: has no eos token; an answer would never end")
+        eos = needed_eos(tokenizer)
         pad = tokenizer.pad_token_id
         return LatentIds(
             start=single_token_id(tokenizer, "<|start-latent|>"),
             end=single_token_id(tokenizer, "<|end-latent|>"),
-            eos=int(eos),
+            eos=eos,
             pad=int(eos if pad is None else pad),
         )
 

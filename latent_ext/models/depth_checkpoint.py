@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.configs import build
-from latent_ext.models.family import Family
 from latent_ext.models.huginn import Huginn
 from latent_ext.models.huginn_body import HuginnConfig, HuginnForCausalLM
 from latent_ext.models.ouro import Ouro
@@ -54,7 +53,7 @@ def read_depth(config: dict, tensors: dict[str, Tensor], source: str) -> tuple[A
     return _READERS[config["model_type"]](config, tensors, source)
 
 
-def default_family(config: dict) -> Family:
+def default_family(config: dict) -> Huginn | Ouro:
     """The family that a config.json states, with its trained depth."""
     if config["model_type"] == "huginn_raven":
         return Huginn(int(config.get("mean_recurrence", 32)))

@@ -40,6 +40,10 @@ class LatentIds:
         """Whether a drawn token ends the answer."""
         return token == self.eos or token in self.stops
 
+    def closing(self, device: torch.device) -> Tensor:
+        """int64 (1 + stops,), the tokens that end an answer."""
+        return torch.tensor([self.eos, *self.stops], dtype=torch.int64, device=device)
+
 
 @dataclass(frozen=True)
 class HeadStage:
@@ -85,7 +89,8 @@ class ThoughtHead:
         weight, bias: (hidden,) parameters of the norm, or None.
         eps: of the norm.
         scale: factor on the normed vector, before noise is added.
-        randomness: sampler parts that act.
+        log_std: of a Gaussian head: reads what the last of the stages reads and gives the logarithm of the standard
+            deviation, in units of the vector before `scale`. Sampler "head" draws with it.
     """
 
     stages: tuple[HeadStage, ...] = ()
@@ -94,7 +99,12 @@ class ThoughtHead:
     bias: Tensor | None = None
     eps: float = 1e-5
     scale: float = 1.0
-    randomness: tuple[str, ...] = ("dropout", "noise")
+    log_std: HeadStage | None = None
+
+    @property
+    def randomness(self) -> tuple[str, ...]:
+        """Sampler parts that act."""
+        return ("dropout", "noise") if self.log_std is None else ("dropout", "noise", "head")
 
 
 # How a next thought is formed: stated by tensors, which every engine runs; by a function, once per step; or by running
@@ -122,8 +132,21 @@ def apply_stages(stages: tuple[HeadStage, ...], hidden: Tensor) -> Tensor:
     return hidden
 
 
+def head_outputs(head: ThoughtHead, hidden: Tensor, *, deviation: bool) -> tuple[Tensor, Tensor | None]:
+    """What the stages make of hidden states (rows, hidden), and the logarithm of the deviation where asked for."""
+    if not deviation:
+        return apply_stages(head.stages, hidden), None
+    assert head.log_std is not None
+    trunk = apply_stages(head.stages[:-1], hidden)
+    return apply_stages(head.stages[-1:], trunk), apply_stages((head.log_std,), trunk)
+
+
 class Family(Protocol):
-    """One short file per family implements this (``latent_ext/models/coconut.py`` is the example)."""
+    """One short file per family implements this (``latent_ext/models/coconut.py`` is the example).
+
+    A family may also have ``prompt_ids(tokenizer, question)``, int64 (length,), where the prompt is not just the
+    text's tokens, and ``semantics`` (`latent_ext.models.semantics.Semantics`), where it does not behave plainly.
+    """
 
     @property
     def name(self) -> str:
@@ -155,8 +178,20 @@ def single_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return int(encoded[0])
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Chat) -> Tensor:
-    """int64 (length,) ids of a prompt, with the tokenizer's default special tokens, or those of its chat template."""
+def needed_eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the end-of-sequence token, which an answer must have."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer: has no eos token; an answer would never end")
+    return int(tokenizer.eos_token_id)
+
+
+def prompt_ids(family: Family, tokenizer: PreTrainedTokenizerBase, question: str) -> Tensor:
+    """int64 (length,) ids of a question's prompt, by default with the tokenizer's own special tokens, or those of its
+    chat template."""
+    own = getattr(family, "prompt_ids", None)
+    if own is not None:
+        return own(tokenizer, question)
+    prompt = family.prompt(question)
     if isinstance(prompt, Chat):
         return prompt.ids(tokenizer)
     return torch.tensor(tokenizer(prompt)["input_ids"], dtype=torch.int64)

@@ -1,7 +1,8 @@
-"""A model packed for engine="native": every linear layer in panels, all of it in one block of bytes.
+"""A model packed for engine="native": every linear layer, all of it in one block of bytes.
 
-The layout is that of ``csrc/cpu/packed_model.h``, which reads it: an int64 header, then sections at multiples of
-64 bytes. The embedding tables are not packed; they stay the model's own.
+The format is that of ``csrc/cpu/packed_model.h``, which reads it: an int64 header, then sections at multiples of
+64 bytes. Weights lie in panels for the CPU, and row by row, as PyTorch stores them, for CUDA. The embedding tables
+are not packed; they stay the model's own.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from latent_ext.models.norm import Norm
 from latent_ext.ops import sites
 
 Weights = Literal["fp32", "bf16", "int8"]
+Layout = Literal["panels", "rows"]
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 
 _MAGIC = 0x4B50545845544C
 _VERSION = 1
 _ALIGNMENT = 64
 _PANEL_ALIGNMENT = 16  # outputs of a panel
-_FORMATS = {"fp32": 0, "bf16": 1, "int8": 2}
+# By layout and weights; int8 is for the CPU alone.
+_FORMATS = {
+    ("panels", "fp32"): 0, ("panels", "bf16"): 1, ("panels", "int8"): 2, ("rows", "fp32"): 3, ("rows", "bf16"): 4
+}  # fmt: skip
 _NORMS = {"none": 0, "layer": 1, "rms": 2}
 _ACTIVATIONS = {"none": 0, "gelu_new": 1, "gelu_pytorch_tanh": 1, "gelu": 2, "silu": 3, "swish": 3, "relu": 4}
 
@@ -40,11 +45,13 @@ class PackedModel:
     """A body with its heads, ready for the ops ``read_prompts``, ``latent_rollout`` and ``decode_answers``.
 
     Attributes:
-        data: uint8 [bytes].
+        data: uint8 [bytes], on the device of the body.
         token_embedding: float32 [vocabulary, hidden].
         position_embedding: float32 [positions, hidden]; None where positions rotate queries and keys.
         weights: "fp32", "bf16" or "int8".
         layers, kv_heads, head_dim: shape of a cache.
+        header: int64 on the CPU, what the host has to know of `data`, which may be on a device; None for panels.
+        cache_dtype: of caches.
     """
 
     data: Tensor
@@ -54,10 +61,13 @@ class PackedModel:
     layers: int
     kv_heads: int
     head_dim: int
+    header: Tensor | None = None
+    cache_dtype: torch.dtype = torch.float32
 
     def new_cache(self, entries: int, positions: int) -> Tensor:
-        """Uninitialised float32 [layers, entries, kv_heads, positions, head_dim]."""
-        return torch.empty(self.layers, entries, self.kv_heads, positions, self.head_dim)
+        """Uninitialised [layers, entries, kv_heads, positions, head_dim], `cache_dtype`, beside `data`."""
+        shape = (self.layers, entries, self.kv_heads, positions, self.head_dim)
+        return torch.empty(shape, dtype=self.cache_dtype, device=self.data.device)
 
     def save(self, path: str | Path) -> None:
         """Writes the packed bytes as safetensors, to be read by `load_packed` with the same model."""
@@ -80,10 +90,13 @@ def why_not_packable(body: PreTrainedModel, head: ThoughtHead | None = None) -> 
             return f"{name} is a {type(module).__name__}, not a Linear"
     if isinstance(body, LlamaModel) and body.rotary_emb.rope_type not in ("default", "linear", "llama3"):
         return f"its rotary type {body.rotary_emb.rope_type!r} changes with the length of the input"
-    if any(parameter.device.type != "cpu" for parameter in body.parameters()):
-        return "it is not on the CPU"
+    devices = {parameter.device for parameter in body.parameters()}
+    if len(devices) > 1 or next(iter(devices)).type not in ("cpu", "cuda"):
+        return f"it is on {', '.join(sorted(map(str, devices)))}, not on one CPU or CUDA device"
     if head is not None and not _stages_fuse(head):
         return "its thought head has a GELU that does not follow a linear layer"
+    if head is not None and head.log_std is not None:
+        return "its thought head is Gaussian"
     return None
 
 
@@ -94,23 +107,27 @@ def pack(
     lm_head: Tensor | None = None,
     head: ThoughtHead | None = None,
     score: tuple[Tensor, Tensor] | None = None,
+    layout: Layout | None = None,
 ) -> PackedModel:
     """Packs a body with what stands on it; a second call with unchanged weights returns the first one's result.
 
     Args:
-        body: a ``GPT2Model`` or ``LlamaModel`` on the CPU that `why_not_packable` has nothing against.
+        body: a ``GPT2Model`` or ``LlamaModel`` that `why_not_packable` has nothing against.
         weights: "fp32"; "bf16" (weights and the rows they meet are rounded to bfloat16, sums are float32); "int8"
             (weights with one scale per output, rows with one scale each, sums exact in 32 bits; the LM head and
-            the thought head are bf16).
+            the thought head are bf16; on the CPU alone).
         lm_head: (vocabulary, hidden), or None.
         head: how the next thought is formed; None for a body that forms none.
         score: (hidden,) weight and (1,) bias of a LatentRM, or None.
+        layout: "panels" for the ops on the CPU, "rows" for those on CUDA; by default as the body's device wants it.
 
     Raises:
         ValueError: for another `weights`, or a model that cannot be packed.
     """
-    if weights not in _FORMATS:
-        raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(_FORMATS)}")
+    layout = layout or ("panels" if body.device.type == "cpu" else "rows")
+    if (layout, weights) not in _FORMATS:
+        allowed = [name for of, name in _FORMATS if of == layout]
+        raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(allowed)} on {body.device}")
     reason = why_not_packable(body, head)
     if reason is not None:
         raise ValueError(f"model: cannot be packed: {reason}")
@@ -121,11 +138,12 @@ def pack(
         *([] if lm_head is None else [lm_head]),
         *_head_tensors(head),
     ]
-    state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+    state = tuple((tensor.data_ptr(), tensor._version, tensor.shape) for tensor in tensors)
     known = _PACKED.setdefault(body, {})
-    if weights not in known or known[weights][0] != state:
-        known[weights] = (state, _pack(body, weights, lm_head, head or ThoughtHead(), score))
-    return known[weights][1]
+    kind = (weights, layout)
+    if kind not in known or known[kind][0] != state:
+        known[kind] = (state, _pack(body, weights, layout, lm_head, head or ThoughtHead(), score))
+    return known[kind][1]
 
 
 def load_packed(packed: PackedModel, path: str | Path) -> PackedModel:
@@ -148,7 +166,7 @@ def load_packed(packed: PackedModel, path: str | Path) -> PackedModel:
     return PackedModel(**{**packed.__dict__, "data": data})
 
 
-_PACKED: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, PackedModel]]] = (
+_PACKED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[str, str], tuple[Any, PackedModel]]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -156,7 +174,8 @@ _PACKED: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Any, PackedModel]]
 class _Writer:
     """Collects the header and the sections, then writes both."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self._layout, self._device = layout, device
         self._header: list[int | tuple[int]] = []
         self._sections: list[tuple[int, Callable[[Tensor], None]]] = []
 
@@ -170,7 +189,7 @@ class _Writer:
         if tensor is None:
             self.number(0)
             return
-        values = tensor.detach().to("cpu", torch.float32).contiguous().reshape(-1)
+        values = tensor.detach().to(self._device, torch.float32).contiguous().reshape(-1)
         self._section(4 * values.numel(), lambda room: room.view(torch.float32).copy_(values))
 
     def _section(self, size: int, fill: Callable[[Tensor], Any]) -> None:
@@ -185,12 +204,22 @@ class _Writer:
 
     def linear(self, weight: Tensor, bias: Tensor | None, weights: str) -> None:
         """weight (outputs, inputs)."""
-        matrix = weight.detach().to(torch.float32).contiguous()
-        outputs, inputs = matrix.shape
+        outputs, inputs = weight.shape
+        self.number(_FORMATS[self._layout, weights], inputs, outputs)
+        if self._layout == "rows":
+            dtype = torch.float32 if weights == "fp32" else torch.bfloat16
+            source = weight.detach()
+            self._section(
+                outputs * inputs * dtype.itemsize,
+                lambda room: room.view(dtype).view(outputs, inputs).copy_(source),
+            )
+            self.number(0, 0)
+            self.section(bias)
+            return
+        matrix = weight.detach().to("cpu", torch.float32).contiguous()
         per_word = {"fp32": 1, "bf16": 2, "int8": 4}[weights]
         packed = -(-outputs // _PANEL_ALIGNMENT) * _PANEL_ALIGNMENT
         words = -(-inputs // per_word) * packed
-        self.number(_FORMATS[weights], inputs, outputs)
         if weights == "int8":
             panels = torch.empty(words, dtype=torch.int32)
             scales, sums = torch.empty(packed), torch.empty(packed, dtype=torch.int32)
@@ -208,25 +237,29 @@ class _Writer:
             self.number(0, 0)
         self.section(bias)
 
-    def write(self) -> Tensor:
+    def write(self) -> tuple[Tensor, Tensor]:
+        """uint8 [bytes], and its int64 header on the CPU."""
         offset = 8 * (len(self._header) + 3)
         offsets = []
         for size, _ in self._sections:
             offset = -(-offset // _ALIGNMENT) * _ALIGNMENT
             offsets.append(offset)
             offset += size
-        data = torch.zeros(offset, dtype=torch.uint8)
-        header = [_MAGIC, _VERSION, offset]
-        header += [offsets[entry[0]] if isinstance(entry, tuple) else entry for entry in self._header]
-        data[: 8 * len(header)].view(torch.int64).copy_(torch.tensor(header, dtype=torch.int64))
+        offset = -(-offset // 4) * 4  # sections are counted in words of 4 bytes
+        data = torch.zeros(offset, dtype=torch.uint8, device=self._device)
+        numbers = [_MAGIC, _VERSION, offset]
+        numbers += [offsets[entry[0]] if isinstance(entry, tuple) else entry for entry in self._header]
+        header = torch.tensor(numbers, dtype=torch.int64)
+        data[: 8 * len(header)].view(torch.int64).copy_(header)
         for (size, fill), start in zip(self._sections, offsets, strict=True):
             fill(data[start : start + size])
-        return data
+        return data, header
 
 
 def _pack(
     body: PreTrainedModel,
     weights: str,
+    layout: Layout,
     lm_head: Tensor | None,
     head: ThoughtHead,
     score: tuple[Tensor, Tensor] | None,
@@ -235,7 +268,7 @@ def _pack(
     outer = "bf16" if weights == "int8" else weights
     llama = isinstance(body, LlamaModel)
     inner = int(config.intermediate_size) if llama else int(config.n_inner or 4 * config.n_embd)
-    writer = _Writer()
+    writer = _Writer(layout, body.device)
     writer.number(blocks.layers, blocks.hidden_size, blocks.heads, blocks.kv_heads, blocks.head_dim, inner)
     writer.number(
         0 if lm_head is None else lm_head.shape[0], int(llama), _ACTIVATIONS[_activation_name(body)]
@@ -260,14 +293,17 @@ def _pack(
     writer.section(None if score is None else score[1])
     embedding: Any = body.get_input_embeddings()  # typed as any module
     positions = body.wpe.weight.detach().to(torch.float32) if isinstance(body, GPT2Model) else None
+    data, header = writer.write()
     return PackedModel(
-        data=writer.write(),
+        data=data,
         token_embedding=embedding.weight.detach().to(torch.float32),
         position_embedding=positions,
         weights=weights,
         layers=blocks.layers,
         kv_heads=blocks.kv_heads,
         head_dim=blocks.head_dim,
+        header=None if layout == "panels" else header,
+        cache_dtype=torch.bfloat16 if (layout, weights) == ("rows", "bf16") else torch.float32,
     )
 
 

@@ -28,12 +28,18 @@ def projector_head(projector: nn.Module) -> ThoughtHead:
     )
 
 
+def projector_stages(projector: nn.Module) -> tuple[HeadStage, ...]:
+    """CODI's projector with its LayerNorm as a stage, for a LatentRM; arguments and errors as `projector_head`."""
+    first, second, norm = _linear(projector, "1"), _linear(projector, "3"), _layer_norm(projector, "4")
+    return (first, HeadStage("gelu"), second, HeadStage("layer", norm.weight, norm.bias, norm.eps))
+
+
 def latent_policy_head(policy: nn.Module, embedding_std: float) -> ThoughtHead:
-    """CoLaR's head in its deterministic form: linear, GELU, linear, LayerNorm, linear, then a scale.
+    """CoLaR's head: linear, GELU, linear, LayerNorm, linear, then a scale; with a learned deviation where it has one.
 
     Args:
         policy: submodules named as in the LatentTTS layout: linears "fc.0", "fc.2" and "mean", LayerNorm "fc.3"
-            ("fc.1" is the GELU, which is not looked at).
+            ("fc.1" is the GELU, which is not looked at); and a linear "log_std" in the original layout.
         embedding_std: factor on the head's output, which was trained on embeddings divided by it
             (``latent_embedding_std``).
 
@@ -50,6 +56,7 @@ def latent_policy_head(policy: nn.Module, embedding_std: float) -> ThoughtHead:
             _linear(policy, "mean"),
         ),
         scale=embedding_std,
+        log_std=_linear(policy, "log_std") if "log_std" in dict(policy.named_children()) else None,
     )
 
 

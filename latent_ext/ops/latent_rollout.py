@@ -50,6 +50,9 @@ def latent_rollout(
     lineage: Tensor,
     final_keys: Tensor,
     final_prompts: Tensor,
+    model_header: Tensor | None = None,
+    reward_header: Tensor | None = None,
+    rung: str = "auto",
 ) -> None:
     """Form `steps` thoughts of every row; score, prune and branch the rows between the steps.
 
@@ -102,6 +105,16 @@ def latent_rollout(
         lineage: int64 [capacity, steps], contiguous; written: which row was this trajectory at each step.
         final_keys: int64 [capacity], contiguous; written: the keys at the end.
         final_prompts: int64 [capacity], contiguous; written: `prompt_index` of the rows at the end.
+        model_header, reward_header: int64 [entries] on the CPU, `PackedModel.header` of models whose bytes are on a CUDA
+            device; None (default) on the CPU.
+        rung: how CUDA runs the phases: "persistent", one cooperative launch; "stream", one launch per phase; "auto"
+            (default), the first where the device can. Both give the same bits. The CPU knows "auto" alone.
+
+    On CUDA all caches have the dtype of the weights (bfloat16 with bf16), nothing is read back by the host, and the call
+    can be captured in a graph. Indices, lengths and slots are on the device then and cannot be refused: a row with wrong
+    ones gets NaN for its thoughts and scores, and -1 in `final_prompts`. Where rows are pruned `ancestry` may name the
+    slot of the row that wrote a position before the pruning, rather than that of its child: the LatentRM and the
+    generator read a thought in one pass there, unless children draw masks of their own.
 
     Raises:
         TypeError: `model` or `reward_model` does not hold bytes, or `seed` is not an int64.
@@ -162,6 +175,9 @@ def latent_rollout(
         lineage,
         final_keys,
         final_prompts,
+        model_header,
+        reward_header,
+        rung,
     )
 
 
@@ -225,6 +241,9 @@ def latent_rollout_reference(
     lineage: Tensor,
     final_keys: Tensor,
     final_prompts: Tensor,
+    model_header: Tensor | None = None,
+    reward_header: Tensor | None = None,
+    rung: str = "auto",
 ) -> None:
     """`latent_rollout` in plain PyTorch, step by step: same arguments, same draws, sums in PyTorch's order."""
     run_seed = _check(
@@ -411,5 +430,8 @@ def _fake(
     lineage: Tensor,
     final_keys: Tensor,
     final_prompts: Tensor,
+    model_header: Tensor | None,
+    reward_header: Tensor | None,
+    rung: str,
 ) -> None:
     return None

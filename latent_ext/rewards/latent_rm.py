@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,19 @@ from latent_ext.models.checkpoint import (
     resolve,
 )
 from latent_ext.models.configs import body_config, build
+from latent_ext.models.family import HeadStage
+from latent_ext.models.head_modules import add_head_modules
+from latent_ext.models.thought_heads import projector_stages
+
+Positions = Literal["real", "published"]
 
 # The published Llama class defines this layer and never applies it.
 _NEVER_APPLIED = "projecter."
 
 
 class LatentRMModule(nn.Module):
-    """Parameters in the LatentTTS layout: the body's, and ``classifier.{weight [1, d], bias [1]}``.
+    """Parameters in the LatentTTS layout: the body's, ``classifier.{weight [1, d], bias [1]}`` and, for CODI,
+    ``projector.{1,3,4}.*`` between the two.
 
     Args:
         body: a ``GPT2Model``, whose parameters are named ``transformer.*``, or a ``LlamaModel``: ``model.*``.
@@ -47,6 +53,16 @@ class LatentRMModule(nn.Module):
         assert isinstance(body, PreTrainedModel)
         return body
 
+    @property
+    def applied_projector(self) -> nn.Module | None:
+        """CODI's projector; None where the score is read off the hidden state itself."""
+        return dict(self.named_children()).get("projector")
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """Final-norm hidden states (..., d) -> scores (...)."""
+        projector = self.applied_projector
+        return self.classifier(hidden if projector is None else projector(hidden)).squeeze(-1)
+
 
 @dataclass
 class LatentRM:
@@ -60,15 +76,26 @@ class LatentRM:
         name: what `load_reward` was given.
         trained_on: sampler, scope, sites and generator hash of the trajectories it was trained on (empty if
             not recorded).
+        positions: "real": a thought's own, whatever runs beside it. "published": LatentTTS gives no position ids, so
+            the pads to the left of a shorter sequence are counted; `latent_ext.solve` then decodes every answer and
+            scores a question's trajectories as one padded batch.
     """
 
     module: LatentRMModule
     name: str
     trained_on: dict[str, Any] = field(default_factory=dict)
+    positions: Positions = "real"
 
     @property
     def blocks(self) -> Blocks:
         return blocks_of(self.module.body)
+
+    @property
+    def stages(self) -> tuple[HeadStage, ...]:
+        """What stands between the hidden state and the scalar head: CODI's projector, or nothing."""
+        return (
+            () if self.module.applied_projector is None else projector_stages(self.module.applied_projector)
+        )
 
     @property
     def head_weight(self) -> Tensor:
@@ -84,15 +111,19 @@ class LatentRM:
 def load_reward(
     path_or_hub_id: str | Path = "shipped",
     *,
+    positions: Positions = "real",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> LatentRM:
     """Loads a LatentRM in the LatentTTS layout.
 
-    That is ``COCONUTGPT2ForTokenClassification``, or ``COCONUTLlamaForTokenClassification`` with one output.
-    Parameters and errors are those of :func:`latent_ext.load`.
+    That is ``COCONUTGPT2ForTokenClassification``, with CODI's projector or without, or
+    ``COCONUTLlamaForTokenClassification`` with one output. `positions` is "real" or "published", see `LatentRM`; the
+    other parameters and the errors are those of :func:`latent_ext.load`.
     """
+    if positions not in get_args(Positions):
+        raise ValueError(f"positions: got {positions!r}; allowed are {', '.join(get_args(Positions))}")
     source = str(path_or_hub_id)
     directory = SHIPPED_LATENT_RM if source == "shipped" else resolve(path_or_hub_id, revision=revision)
     config = read_config(directory)
@@ -102,13 +133,16 @@ def load_reward(
     if not llama and not isinstance(hf_config, GPT2Config):
         raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
     module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
+    if any(name.startswith("projector.") for name in tensors):
+        add_head_modules(module, "codi", tensors, hf_config.hidden_size, source)
     cast_parameters(module, dtype)
     if llama:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NEVER_APPLIED)}
     load_into(module, tensors, source=source)
     module.eval().requires_grad_(False)
     trained_on = config.get("trained_on")
-    return LatentRM(module.to(device), source, trained_on if isinstance(trained_on, dict) else {})
+    recorded = trained_on if isinstance(trained_on, dict) else {}
+    return LatentRM(module.to(device), source, recorded, positions)
 
 
 def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
@@ -118,7 +152,8 @@ def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype =
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     body = reward.module.body
-    written_by = "COCONUTLlama" if isinstance(body, LlamaModel) else "COCONUTGPT2"
+    family = "COCONUT" if reward.module.applied_projector is None else "CODI"
+    written_by = f"{family}Llama" if isinstance(body, LlamaModel) else f"{family}GPT2"
     config = body.config.to_dict()
     config |= {"architectures": [f"{written_by}ForTokenClassification"], "trained_on": reward.trained_on}
     tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ class Trajectory:
     Attributes:
         index: n, 0-based.
         key: its 64-bit trajectory key (signed).
+        steps: number of its thoughts.
         text: decoded answer text; None where it was not decoded.
         answer: canonical answer; None where there is none.
         tokens: answer token ids; None where it was not decoded.
@@ -22,12 +24,13 @@ class Trajectory:
         finished: whether the answer ended by itself; None where it was not decoded.
         score: sum of the step scores; None without a reward.
         step_scores: score of each thought; None without a reward.
-        thoughts: [T, hidden], where asked for.
+        thoughts: [steps, hidden], where asked for.
         error: what makes this trajectory unusable, for example a thought that is not finite.
     """
 
     index: int
     key: int
+    steps: int | None = None
     text: str | None = None
     answer: str | None = None
     tokens: list[int] | None = None
@@ -38,12 +41,18 @@ class Trajectory:
     thoughts: Tensor | None = None
     error: str | None = None
 
+    def set_scores(self, step_scores: list[float]) -> None:
+        """Step scores and their sum; a sum that is not finite is an error and no score."""
+        self.step_scores, self.score = step_scores, sum(step_scores)
+        if not math.isfinite(self.score):
+            self.error, self.score = "the score is not finite", None
+
     def forget_answer(self) -> None:
         """Back to the state of a trajectory that was not decoded."""
         self.text = self.answer = self.tokens = self.logprob = self.finished = None
 
     def to_dict(self) -> dict[str, Any]:
-        fields = ("index", "answer", "text", "logprob", "finished", "score", "step_scores", "error")
+        fields = ("index", "steps", "answer", "text", "logprob", "finished", "score", "step_scores", "error")
         return {
             name: getattr(self, name)
             for name in fields

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import Engine, LatentRequest
+from latent_ext.engine.base import Engine, LatentRequest, LatentRun
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
 from latent_ext.models.depth import DepthSteps
@@ -19,7 +19,8 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import question_key, trajectory_keys
 from latent_ext.rewards.latent_rm import LatentRM
-from latent_ext.samplers import GaussianNoise, MCDropout, Sampler, Scope, as_sampler
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
+from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.select import SELECTORS
 
@@ -31,7 +32,7 @@ def solve(
     questions: str | Sequence[str],
     *,
     n: int = 64,
-    sampler: Sampler | MCDropout | GaussianNoise | str = "dropout:0.2",
+    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
     reward: LatentRM | None = None,
     select: str | None = None,
@@ -53,7 +54,8 @@ def solve(
         model: from `latent_ext.load`.
         questions: one question or several.
         n: trajectories per question. The first 16 of n=64 are the n=16 run.
-        sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none".
+        sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none", or "head"
+            for a model with a Gaussian head.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
         reward: from `latent_ext.load_reward`; needed by "best_of_n" and "weighted_vote".
         select: "best_of_n", "majority" or "weighted_vote". Default: best_of_n with a reward, else majority.
@@ -105,6 +107,7 @@ def solve(
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
+    check_sampler(model, chosen_sampler)
     if reward is not None:
         _check_reward(model, reward)
 
@@ -112,7 +115,6 @@ def solve(
     runner, choice = choose_engine(
         model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward
     )
-    check_sampler(model, chosen_sampler)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
@@ -124,10 +126,16 @@ def solve(
         "seed": seed,
         "temperature": temperature,
         "latent_length": model.family.latent_length,
+        "switches": model.semantics.differences(),
         **chosen_sampler.to_dict(),
     }
-    decode_all = decode == "all" or select != "best_of_n"
-    run = _Run(model, runner, chosen_sampler, reward, n, seed, temperature, decode_all, return_thoughts)
+    # What the engine itself scores; the published positions are known when all answers are.
+    published = reward is not None and reward.positions == "published"
+    if reward is not None:
+        settings["reward_positions"] = reward.positions
+    decode_all = decode == "all" or select != "best_of_n" or published
+    scorer, keep = None if published else reward, return_thoughts or published
+    run = _Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep)
     trajectories: list[list[Trajectory]] = [[] for _ in texts]
     done, total = 0, n * len(texts)
     lengths = [len(prompt) for prompt in prompts]
@@ -146,6 +154,9 @@ def solve(
             done += len(part)
             if progress is not None:
                 progress(done, total)
+    if published:
+        assert reward is not None
+        set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
     return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
 
 
@@ -177,7 +188,7 @@ class _Run:
         for first, last in chunk.parts:
             request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
             run = self.engine.sample(request, cache, self.reward, reward_cache)
-            part = self._describe(run.thoughts, run.scores, request.keys, first, run.lengths)
+            part = self._describe(run, first)
             rows = self._rows_to_decode(part, winners)
             answers = self.engine.answer(
                 run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
@@ -195,10 +206,11 @@ class _Run:
                 finished.append((b, listed))
         return finished
 
-    def _describe(
-        self, thoughts: Tensor, scores: Tensor | None, keys: Tensor, first: int, lengths: Tensor | None
-    ) -> list[list[Trajectory]]:
+    def _describe(self, run: LatentRun, first: int) -> list[list[Trajectory]]:
+        thoughts, scores, keys = run.thoughts, run.scores, run.request.keys
         questions, width = keys.shape
+        steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
+        counts = steps.reshape(questions, width).tolist()
         finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
         kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
@@ -206,18 +218,15 @@ class _Run:
         for b in range(questions):
             listed = []
             for n in range(width):
-                trajectory = Trajectory(index=first + n, key=int(keys[b, n]))
+                count = counts[b][n]
+                trajectory = Trajectory(index=first + n, key=int(keys[b, n]), steps=count)
                 if by_step is not None:
-                    trajectory.step_scores = by_step[b][n]
-                    trajectory.score = sum(by_step[b][n])
-                    if not torch.isfinite(torch.tensor(trajectory.score)):
-                        trajectory.error, trajectory.score = "the score is not finite", None
+                    trajectory.set_scores(by_step[b][n][:count])
                 if not all(finite[b][n]):
                     trajectory.error = f"thought {finite[b][n].index(False) + 1} is not finite"
                     trajectory.score = None
                 if kept is not None:
-                    length = None if lengths is None else int(lengths[b * width + n])
-                    trajectory.thoughts = kept[b, n, :length].clone()
+                    trajectory.thoughts = kept[b, n, :count].clone()
                 listed.append(trajectory)
             described.append(listed)
         return described

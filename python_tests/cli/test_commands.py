@@ -29,7 +29,7 @@ def strict(text: str) -> dict:
     return json.loads(text, parse_constant=refuse)
 
 
-@pytest.mark.parametrize("command", ["solve", "demo", "info"])
+@pytest.mark.parametrize("command", ["solve", "demo", "convert", "info"])
 def test_help_shows_each_example_on_a_line_of_its_own(call: Callable, command: str) -> None:
     called = call(command, "--help")
     assert called.code == 0
@@ -98,7 +98,7 @@ def test_scores_that_are_not_finite_become_null_and_are_warned_of(
 ) -> None:
     broken = copy.deepcopy(latent_rm)
     broken.module.classifier.bias.fill_(float("nan"))
-    monkeypatch.setattr("latent_ext.cli.solve.load_reward", lambda _: broken)
+    monkeypatch.setattr("latent_ext.cli.solve.load_reward", lambda *_, **__: broken)
     called = call("solve", QUESTION, "--reward", "broken", "--n", "2", "--json")
     assert called.code == 0
     result = strict(called.out)
@@ -161,11 +161,11 @@ def test_a_closed_pipe_ends_the_run_without_a_traceback() -> None:
 
 
 def test_the_installed_module_answers_a_malformed_call_with_one_line() -> None:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "solve", "--bogus"]
+    command = [sys.executable, "-m", "latent_ext.cli.app", "solve", "--qqq"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "latent-ext: error: No such option: --bogus\n"
+    assert done.stderr == "latent-ext: error: No such option: --qqq\n"
 
 
 @pytest.mark.parametrize(("seconds", "appears"), [(1.9, False), (2.1, True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +16,11 @@ sys.path.insert(0, str(ROOT / "python_tests" / "ops"))
 
 @pytest.fixture(scope="session")
 def simt() -> ModuleType:
-    """`_simt`, which the build leaves in build/native/testing because it is not part of the package."""
-    folder = ROOT / "build" / "native" / "testing"
+    """`_simt`, which the build leaves in build/native/testing because it is not part of the package.
+
+    LATENT_EXT_SIMT_FOLDER names the folder of another build, such as one with sanitizers.
+    """
+    folder = Path(os.environ.get("LATENT_EXT_SIMT_FOLDER", ROOT / "build" / "native" / "testing"))
     libraries = sorted(folder.glob("_simt*.so"))
     if not libraries:
         raise FileNotFoundError(f"no _simt in {folder}: build with `pip install -e . --no-build-isolation`")

@@ -39,7 +39,8 @@ def run_on_shim(simt: ModuleType, case: OpCase, **schedule: int) -> list[Tensor]
         if name in arguments:
             arguments[name] = arguments[name].copy()
     result = getattr(simt, case.name)(**arguments, **schedule)
-    outputs = [to_tensor(array) for array in (result if isinstance(result, tuple) else (result,))]
+    returned = () if result is None else result if isinstance(result, tuple) else (result,)
+    outputs = [to_tensor(array) for array in returned]
     if case.name == "next_thought" and arguments["steps"] == 0:
         outputs.pop()
     return outputs + [to_tensor(arguments[name]) for name in case.written() if name in arguments]

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from op_cases import OP_NAMES
+from op_cases import CPU_ONLY_OPS, OP_NAMES, PACKED_OPS
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA = ROOT / "csrc" / "cuda"
 ARCHITECTURE = "90"
+CUDA_OPS = sorted({*OP_NAMES, *PACKED_OPS} - {*CPU_ONLY_OPS})
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None, reason="nvcc is not on PATH: no CUDA toolkit here"
@@ -34,7 +35,7 @@ def check_resources() -> ModuleType:
 
 @needs_nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize("op", OP_NAMES)
+@pytest.mark.parametrize("op", CUDA_OPS)
 def test_compiles_within_its_budget(check_resources: ModuleType, op: str) -> None:
     uses, _ = check_resources.compile_op(op, [ARCHITECTURE])
     budget = check_resources.read_budget()
@@ -44,7 +45,7 @@ def test_compiles_within_its_budget(check_resources: ModuleType, op: str) -> Non
 
 
 def test_every_op_has_a_cuda_source(check_resources: ModuleType) -> None:
-    assert check_resources.operators() == sorted(OP_NAMES)
+    assert check_resources.operators() == CUDA_OPS
 
 
 def test_an_excess_over_the_budget_is_named(check_resources: ModuleType) -> None:
@@ -53,15 +54,17 @@ ptxas info    : Compiling entry function '_ZN10latent_ext19next_thought_kernelIf
 ptxas info    : Function properties for _ZN10latent_ext19next_thought_kernelIfEEvNS_20NextThoughtArgumentsIT_EE
     16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
 ptxas info    : Used 43 registers, used 1 barriers, 128 bytes smem
+ptxas info    : Function properties for _ZN10latent_ext6calledEv
+    0 bytes stack frame, 2 bytes spill stores, 2 bytes spill loads
 ptxas info    : Compiling entry function '_ZN10latent_ext18merge_token_kernelENS_19MergeTokenArgumentsE' for 'sm_90a'
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 24 registers
 """  # noqa: E501
     thought, merge = check_resources.parse(log)
-    assert thought == check_resources.Use("next_thought_kernel<float>", "90a", 43, 20, 128)
+    assert thought == check_resources.Use("next_thought_kernel<float>", "90a", 43, 24, 128)
     assert merge == check_resources.Use("merge_token_kernel", "90a", 24, 0, 0)
     budget = {"next_thought_kernel<float>": (40, 0)}
-    assert check_resources.excess(thought, budget) == "43 registers, allowed 40; 20 bytes spilled, allowed 0"
+    assert check_resources.excess(thought, budget) == "43 registers, allowed 40; 24 bytes spilled, allowed 0"
     assert "no line" in check_resources.excess(merge, budget)
 
 

@@ -22,9 +22,23 @@ def test_with_its_barrier_the_same_kernel_is_right_in_every_order(simt: ModuleTy
         assert np.array_equal(simt.reverse(VALUES, True, order), VALUES[::-1])
 
 
+def test_a_missing_wait_for_the_grid_shows_as_results_that_depend_on_the_order(simt: ModuleType) -> None:
+    results = [simt.reverse_blocks(VALUES, 4, False, order) for order in ORDERS]
+    assert any(np.isnan(result).any() for result in results), "no block read what another had not written"
+    assert len({result.tobytes() for result in results}) > 1
+
+
+def test_with_its_wait_for_the_grid_the_same_kernel_is_right_in_every_order(simt: ModuleType) -> None:
+    for order in ORDERS:
+        expected = VALUES.reshape(4, 64)[::-1].reshape(-1)
+        assert np.array_equal(simt.reverse_blocks(VALUES, 4, True, order), expected)
+
+
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
+        ("absent_block", r"grid barrier mismatch: .*block 0 returned"),
+        ("half_block_waits", r"barrier mismatch: .*32 threads wait at the grid barrier"),
         ("early_return", r"barrier mismatch: .*32 threads returned"),
         (
             "two_barriers",

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latent_ext.sampler_parts import SCHEDULES, DirichletNoise, GumbelNoise, InitialState, MixedNoise
-from latent_ext.samplers import GaussianNoise, MCDropout, Sampler, as_sampler
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, as_sampler
 
 dropouts = st.builds(
     MCDropout, st.floats(0.0, 1.0, exclude_max=True), st.sampled_from(["step", "trajectory"])
@@ -15,6 +15,7 @@ dropouts = st.builds(
 noises = st.builds(GaussianNoise, st.floats(0.0, 1e30), st.booleans())
 
 
+heads = st.builds(HeadNoise, st.floats(0.0, 1e30))
 amounts = st.floats(0.0, 1e30)
 parts = st.tuples(
     st.builds(InitialState, amounts),
@@ -27,7 +28,10 @@ some_parts = st.tuples(parts, st.sets(st.integers(0, 3))).map(
 )
 
 
-@given(st.builds(Sampler, st.none() | dropouts, st.none() | noises, st.just("latent"), some_parts))
+@given(
+    st.builds(Sampler, st.none() | dropouts, st.none() | noises, parts=some_parts)
+    | st.builds(Sampler, st.none() | dropouts, head=heads, parts=some_parts)
+)
 def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) -> None:
     assert Sampler.parse(str(sampler)) == sampler
 
@@ -36,6 +40,8 @@ def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) 
     ("text", "sampler"),
     [
         ("none", Sampler()),
+        ("head", Sampler(head=HeadNoise(1.0))),
+        ("dropout:0.1+head:0.5", Sampler(MCDropout(0.1), head=HeadNoise(0.5))),
         ("dropout:0.2", Sampler(MCDropout(0.2))),
         ("dropout:0.2:step", Sampler(MCDropout(0.2))),
         ("noise:0.4:absolute", Sampler(noise=GaussianNoise(0.4))),
@@ -57,7 +63,7 @@ def test_text_forms(text: str, sampler: Sampler) -> None:
 @pytest.mark.parametrize(
     "text", ["", "dropout", "dropout:", "dropout:x", "drop:0.1", "dropout:0.1:relative", "noise:1:step",
              "dropout:0.1+dropout:0.2", "none+noise:1", "noise:1:relative:x", "state:x", "state+state", "mix", "mix:1:late",
-             "gumbel:1:2:both", "dirichlet", "dirichlet:1:2"],
+             "gumbel:1:2:both", "dirichlet", "dirichlet:1:2", "head:", "head:1:x", "head+head"],
 )  # fmt: skip
 def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
     with pytest.raises(ValueError, match=r"^sampler: got .*allowed is 'none'"):
@@ -106,3 +112,16 @@ def test_zero_probability_and_zero_noise_count_as_deterministic() -> None:
     assert not Sampler(noise=GaussianNoise(0.1)).deterministic
     assert Sampler(parts=(InitialState(0.0), MixedNoise(0.0), GumbelNoise(0.0))).deterministic
     assert not Sampler(parts=(InitialState(),)).deterministic
+
+
+def test_noise_and_a_head_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="head: got head beside noise:1; one of the two is allowed"):
+        Sampler.parse("noise:1+head")
+    with pytest.raises(ValueError, match="temperature: got -1"):
+        HeadNoise(-1.0)
+
+
+def test_a_head_at_temperature_0_is_deterministic() -> None:
+    assert Sampler(head=HeadNoise(0.0)).deterministic
+    assert not as_sampler(HeadNoise(0.5), "prompt+latent").deterministic
+    assert as_sampler(HeadNoise(0.5), "prompt+latent").scope == "prompt+latent"

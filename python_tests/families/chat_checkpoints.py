@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from random_models import keys_of
 from safetensors.torch import save_file
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from latent_ext.assets import SHIPPED_GENERATOR
+from latent_ext.cli.app import main
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Answers, Engine, LatentRequest, LatentRun
 from latent_ext.models.latent_model import LatentModel
@@ -51,6 +54,30 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], generator: torch.Generato
     """Larger than usual initial weights, norms around 1, so that every part matters."""
     drawn = {name: torch.randn(shape, generator=generator) * 0.15 for name, shape in shapes.items()}
     return {name: value + ("norm" in name or "ln_f" in name) * 1.0 for name, value in drawn.items()}
+
+
+def solve_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directory: Path, *options: object
+) -> dict:
+    """The parsed JSON line that ``latent-ext solve`` prints for one question; nothing may go wrong."""
+    given = (
+        "solve",
+        QUESTIONS[0],
+        "--model",
+        directory,
+        "--n",
+        2,
+        "--max-answer-tokens",
+        MAX_TOKENS,
+        "--json",
+    )
+    monkeypatch.setattr(sys, "argv", ["latent-ext", *map(str, (*given, *options))])
+    capsys.readouterr()  # what writing the checkpoint said
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, ""), f"{ended.value.code}: {err}"
+    return json.loads(out)
 
 
 def engine_of(model: LatentModel, name: str) -> Engine:

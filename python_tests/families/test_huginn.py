@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_checkpoints import (
+    MAX_TOKENS,
     QUESTIONS,
     SEED,
     answer,
@@ -16,6 +17,7 @@ from chat_checkpoints import (
     engine_of,
     random_tensors,
     sample,
+    solve_on_the_command_line,
     write_checkpoint,
     write_tokenizer,
 )
@@ -25,6 +27,7 @@ from torch import Tensor
 
 import latent_ext
 from latent_ext.models.checkpoint import CheckpointError
+from latent_ext.models.convert import convert
 from latent_ext.models.huginn import Huginn
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops import philox, sites
@@ -353,3 +356,26 @@ def test_another_network_under_the_same_name_is_refused(directory: Path) -> None
     path.write_text(json.dumps(json.loads(path.read_text()) | {"injection_type": "add"}))
     with pytest.raises(CheckpointError, match="injection_type is 'add'; only 'linear' is supported"):
         latent_ext.load(directory)
+
+
+@pytest.mark.parametrize("named", [(), ("--family", "huginn")], ids=["read off the files", "named"])
+def test_the_command_line_reads_the_checkpoint(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: tuple[str, ...],
+) -> None:
+    given = ("--sampler", "state+mix:0.1", *named)
+    result = solve_on_the_command_line(monkeypatch, capsys, directory, *given)
+    wanted = latent_ext.solve(
+        latent_ext.load(directory), QUESTIONS[0], n=2, sampler="state+mix:0.1", max_answer_tokens=MAX_TOKENS
+    )[0]
+    assert [row["text"] for row in result["trajectories"]] == [row.text for row in wanted.trajectories]
+    assert [row["steps"] for row in result["trajectories"]] == [DEPTH, DEPTH]
+
+
+def test_a_copy_has_the_same_weights_and_no_other_layout_holds_it(directory: Path, tmp_path: Path) -> None:
+    assert convert(directory, tmp_path / "copy", "huginn") == {}
+    assert latent_ext.load(tmp_path / "copy").weights_hash == latent_ext.load(directory).weights_hash
+    with pytest.raises(ValueError, match=r"to: layout 'latenttts' holds family .* is 'huginn'"):
+        convert(directory, tmp_path / "other", "latenttts")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_checkpoints import (
+    MAX_TOKENS,
     QUESTIONS,
     SEED,
     answer,
@@ -16,6 +17,7 @@ from chat_checkpoints import (
     engine_of,
     random_tensors,
     sample,
+    solve_on_the_command_line,
     write_checkpoint,
     write_tokenizer,
 )
@@ -25,6 +27,7 @@ from torch import Tensor
 import latent_ext
 from latent_ext.engine import choose_engine
 from latent_ext.models.checkpoint import CheckpointError
+from latent_ext.models.convert import convert
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.ouro import Ouro
 from latent_ext.models.ouro_body import OuroSteps
@@ -238,10 +241,33 @@ def test_bad_arguments_and_tensors_are_named(directory: Path) -> None:
         Ouro(exit_rule="soon")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^threshold: got 0"):
         Ouro(exit_rule="threshold", threshold=0.0)
-    with pytest.raises(ValueError, match=r"^family: got 'huginn'; a model_type 'ouro' allows ouro"):
+    with pytest.raises(CheckpointError, match="its layout 'ouro' is one of family ouro, not 'huginn'"):
         latent_ext.load(directory, family="huginn")
     tensors = load_file(directory / "model.safetensors")
     del tensors["model.early_exit_gate.bias"]
     save_file(tensors, directory / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"'model\.early_exit_gate\.bias' of shape \(1,\) is missing"):
         latent_ext.load(directory)
+
+
+@pytest.mark.parametrize("named", [(), ("--family", "ouro")], ids=["read off the files", "named"])
+def test_the_command_line_reads_the_checkpoint(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: tuple[str, ...],
+) -> None:
+    given = ("--sampler", "noise:0.1", *named)
+    result = solve_on_the_command_line(monkeypatch, capsys, directory, *given)
+    wanted = latent_ext.solve(
+        latent_ext.load(directory), QUESTIONS[0], n=2, sampler="noise:0.1", max_answer_tokens=MAX_TOKENS
+    )[0]
+    assert [row["text"] for row in result["trajectories"]] == [row.text for row in wanted.trajectories]
+    assert [row["steps"] for row in result["trajectories"]] == [PASSES, PASSES]
+
+
+def test_a_copy_has_the_same_weights_and_no_other_layout_holds_it(directory: Path, tmp_path: Path) -> None:
+    assert convert(directory, tmp_path / "copy", "ouro") == {}
+    assert latent_ext.load(tmp_path / "copy").weights_hash == latent_ext.load(directory).weights_hash
+    with pytest.raises(ValueError, match=r"to: layout 'latenttts' holds family .* is 'ouro'"):
+        convert(directory, tmp_path / "other", "latenttts")

@@ -17,6 +17,7 @@ from chat_checkpoints import (
     assert_tokens_follow,
     engine_of,
     sample,
+    solve_on_the_command_line,
     write_tokenizer,
 )
 from random_models import keys_of, random_llama_model, random_llama_reward, random_model, random_reward
@@ -25,6 +26,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, Qwen2Config, Qwen2ForC
 
 import latent_ext
 from latent_ext.engine import choose_engine
+from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.family import NO_TOKEN
 from latent_ext.models.gamma import log_gammas
 from latent_ext.models.latent_model import LatentModel
@@ -171,12 +173,12 @@ def test_thoughts_and_answers_are_those_of_stock_modules_that_reread_everything(
     run = sample(runner, prompts, sampler, count=3)
     found = answer(runner, run, 1.0)
     table = model.hf.get_input_embeddings().weight
-    assert run.lengths is not None
+    assert run.counts is not None
     parted: list[str] = []
     for row in range(run.rows):
         prompt, key = prompts[row // 3], run.request.keys[row // 3, row % 3]
         wanted, _ = plain_thoughts(model, prompt, key, sampler)
-        length = int(run.lengths[row])
+        length = int(run.counts[row])
         assert not run.thoughts[row, length:].any()
         try:
             assert length == len(wanted)
@@ -212,7 +214,7 @@ def test_phases_end_at_any_length_and_the_answer_goes_on_from_there(model: Laten
         same = torch.tensor([a == b for a, b in zip(got.tokens, wanted.tokens, strict=True)])
         assert same.sum() >= len(same) - 2  # near ties may go either way
         assert_close(got.logprobs[same], wanted.logprobs[same], "answer_logprob")
-        seen |= set(fast.lengths.tolist())  # type: ignore[union-attr]
+        seen |= set(fast.counts.tolist())  # type: ignore[union-attr]
     assert 0 in seen
     assert any(0 < length < MOST for length in seen)
 
@@ -332,3 +334,30 @@ def test_bad_settings_name_the_argument(given: dict) -> None:
     table, argument = torch.zeros(8, 4), next(iter(given))
     with pytest.raises(ValueError, match=f"^{argument}: got "):
         SoftTokens(table, table, **({"width": 2} | given))
+
+
+def test_the_command_line_reads_a_plain_body_as_the_family_that_is_named(
+    generator: torch.Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    soft_model("soft-thinking", "qwen2", generator, tmp_path)
+    given = ("--family", "soft-thinking", "--sampler", "gumbel:0.5", "--latent-length", 3)
+    result = solve_on_the_command_line(monkeypatch, capsys, tmp_path, *given)
+    wanted = latent_ext.solve(
+        latent_ext.load(tmp_path, family="soft-thinking", latent_length=3),
+        QUESTIONS[0],
+        n=2,
+        sampler="gumbel:0.5",
+        max_answer_tokens=MAX_TOKENS,
+    )[0]
+    assert [row["steps"] for row in result["trajectories"]] == [row.steps for row in wanted.trajectories]
+    assert [row["text"] for row in result["trajectories"]] == [row.text for row in wanted.trajectories]
+    with pytest.raises(CheckpointError, match=r"no family is known .*Qwen2.* allowed are .*soft-thinking"):
+        latent_ext.load(tmp_path)
+
+
+def test_a_family_with_a_layout_of_its_own_is_refused_elsewhere() -> None:
+    with pytest.raises(CheckpointError, match=r"its layout .* not 'huginn'"):
+        latent_ext.load(family="huginn")

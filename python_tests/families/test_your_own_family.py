@@ -12,11 +12,15 @@ import torch
 from chat_checkpoints import QUESTIONS, answer, assert_rows_agree, engine_of, sample
 from random_models import random_llama_model, random_model
 from torch import Tensor, nn
+from zoo import ZOO
 
 import latent_ext
 from latent_ext.engine import choose_engine
 from latent_ext.models.coconut import Coconut
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
+from latent_ext.models.semantics import Semantics
+from latent_ext.models.thought_heads import projector_head
 from latent_ext.models.thought_rule import Draw, NextThought
 from latent_ext.samplers import Sampler
 
@@ -81,8 +85,8 @@ def test_a_row_that_ends_by_its_memory_ends_there_whatever_the_others_do(generat
     prompts = [model.encode(question) for question in QUESTIONS]
     for engine in ("modules", "reference"):
         run = sample(engine_of(model, engine), prompts, "noise:0.1", count=6)
-        assert run.lengths is not None
-        assert run.lengths.tolist() == [min(3, int(key) & 3) for key in run.request.keys.reshape(-1)]
+        assert run.counts is not None
+        assert run.counts.tolist() == [min(3, int(key) & 3) for key in run.request.keys.reshape(-1)]
         assert len(answer(engine_of(model, engine), run).tokens) == 12
 
 
@@ -128,3 +132,41 @@ def test_every_engine_says_whether_it_runs_a_rule(generator: torch.Generator, pa
 def test_load_takes_a_family_object_and_its_own_length(page: dict[str, Any]) -> None:
     assert latent_ext.load(family=page["Echo"](latent_length=5)).family.latent_length == 5
     assert latent_ext.load(family=page["Echo"](), latent_length=2).family.latent_length == 2
+
+
+def test_what_is_no_family_and_switches_beside_an_object_are_refused(page: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"^family: got int; a name or an object with the methods of Family"):
+        latent_ext.load(family=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^switches: got pads; a family object has semantics of its own"):
+        latent_ext.load(family=page["Echo"](), switches={"pads": "visible"})
+    with pytest.raises(ValueError, match=r"^latent_length: got 0; a whole number of thoughts >= 1 is needed"):
+        latent_ext.load(family=page["Echo"](), latent_length=0)
+
+
+def test_a_rule_with_semantics_that_need_a_head_is_refused(
+    generator: torch.Generator, page: dict[str, Any]
+) -> None:
+    model = random_model(generator)
+    model.family = page["Echo"]()
+    object.__setattr__(model.family, "semantics", Semantics(pads="visible"))
+    with pytest.raises(ValueError, match=r"^family: 'echo' has semantics .* pads='visible'"):
+        choose_engine(model)
+
+
+def test_an_object_finds_the_modules_of_a_published_layout(
+    generator: torch.Generator, tmp_path: Path, page: dict[str, Any]
+) -> None:
+    """A CODI checkpoint read with a family of one's own: its projector stays on the model object."""
+
+    @dataclass(frozen=True)
+    class Projected(page["Halved"]):  # type: ignore[misc,name-defined]
+        def thought_head(self, model: nn.Module) -> ThoughtHead:
+            return projector_head(model.get_submodule("projector"))
+
+    on_disk = ZOO["LatentTTS CODI"](tmp_path, generator)
+    model = latent_ext.load(on_disk.directory, family=Projected())
+    codi = latent_ext.load(on_disk.directory)
+    assert model.weights_hash == codi.weights_hash
+    assert model.family.name == "halved"
+    result = latent_ext.solve(model, "7", n=2, sampler="noise:0.1", return_thoughts=True)[0]
+    assert all(trajectory.steps == 4 for trajectory in result.trajectories)

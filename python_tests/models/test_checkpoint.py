@@ -119,7 +119,7 @@ def test_a_faulty_file_is_named(directory: Path, name: str, content: bytes | Non
 def test_other_model_types_and_families_are_refused(directory: Path) -> None:
     with pytest.raises(ValueError, match="family: got 'soft'; allowed are coconut"):
         latent_ext.load(directory, family="soft")
-    change_config(directory, architectures=["ColarLlama"])
+    change_config(directory, architectures=["OPTForCausalLM"])
     with pytest.raises(CheckpointError, match="no family is known for architectures"):
         latent_ext.load(directory)
     for model_type in ("opt", None, ["gpt2"]):

@@ -17,9 +17,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 ROWS = (0, 1, 3, 17)
 HIDDEN = (1, 7, 16, 63, 128, 768, 1023)
 OP_NAMES = ("dropout_add_norm", "next_thought", "prefix_decode_attention", "score_and_prune", "next_token")
-# Ops on packed models: the layout of the panels is that of the CPU's products, so they have no CUDA kernels, and
-# their cases are those of packed_cases.py.
-CPU_ONLY_OPS = ("pack_linear", "read_prompts", "latent_rollout", "decode_answers")
+# Ops on packed models; their cases are those of packed_cases.py. Panels, prompts and answers have no CUDA kernels: there
+# weights need no packing, and PyTorch's own products read prompts and decode answers.
+CPU_ONLY_OPS = ("pack_linear", "read_prompts", "decode_answers")
+PACKED_OPS = ("latent_rollout", *CPU_ONLY_OPS)
 
 
 @dataclass

@@ -23,19 +23,19 @@ STEPS = 4
 STORAGE = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
-def _body(name: str, hidden: int, layers: int) -> PreTrainedModel:
+def _body(name: str, hidden: int, layers: int, inner: int | None) -> PreTrainedModel:
     if name == "gpt2":
         return GPT2Model(
             GPT2Config(
-                vocab_size=VOCABULARY, n_positions=POSITIONS, n_embd=hidden, n_inner=70, n_layer=layers, n_head=3,
-                bos_token_id=None, eos_token_id=None,
+                vocab_size=VOCABULARY, n_positions=POSITIONS, n_embd=hidden, n_inner=inner or 70, n_layer=layers,
+                n_head=3, bos_token_id=None, eos_token_id=None,
             )
         )  # fmt: skip
     return LlamaModel(
         LlamaConfig(
-            vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, hidden_size=hidden, intermediate_size=55,
-            num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2, head_dim=10,
-            bos_token_id=None, eos_token_id=None,
+            vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, hidden_size=hidden,
+            intermediate_size=inner or 55, num_hidden_layers=layers, num_attention_heads=6, num_key_value_heads=2,
+            head_dim=10, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
 
@@ -57,33 +57,41 @@ def _head(generator: Generator, hidden: int) -> ThoughtHead:
     )
 
 
-@torch.no_grad()
 def packed_model(
+    generator: Generator, body: str = "gpt2", weights: str = "fp32", **sizes: Any
+) -> PackedModel:
+    """`random_parts`, packed for the CPU."""
+    return pack(**random_parts(generator, body, **sizes), weights=weights)
+
+
+@torch.no_grad()
+def random_parts(
     generator: Generator,
     body: str = "gpt2",
-    weights: str = "fp32",
     *,
     hidden: int | None = None,
     layers: int = 2,
+    inner: int | None = None,
     heads: bool = True,
-) -> PackedModel:
-    """A body with LM head, thought head and score head; without any of them if `heads` is False."""
+) -> dict[str, Any]:
+    """What `pack` packs: a body with LM head, thought head and score head; without any of them if `heads` is False."""
     hidden = hidden or BODIES[body]
-    model = _body(body, hidden, layers)
+    model = _body(body, hidden, layers, inner)
+    # Wider bodies have smaller weights: rounding must not grow from layer to layer.
+    deviation = 0.12 * min(1.0, (max(BODIES.values()) / hidden) ** 0.5)
     for name, parameter in model.named_parameters():
-        noise = normal(generator, tuple(parameter.shape), torch.float32, 0.12)
+        noise = normal(generator, tuple(parameter.shape), torch.float32, deviation)
         parameter.copy_(1.0 + noise if parameter.dim() == 1 and name.endswith("weight") else noise)
     model.eval().requires_grad_(False)
     if not heads:
-        return pack(model, weights=weights)
+        return {"body": model}
     score = normal(generator, (hidden,), torch.float32, hidden**-0.5), normal(generator, (1,), torch.float32)
-    return pack(
-        model,
-        weights=weights,
-        lm_head=normal(generator, (VOCABULARY, hidden), torch.float32, 3 * hidden**-0.5),
-        head=_head(generator, hidden),
-        score=score,
-    )
+    return {
+        "body": model,
+        "lm_head": normal(generator, (VOCABULARY, hidden), torch.float32, 3 * hidden**-0.5),
+        "head": _head(generator, hidden),
+        "score": score,
+    }
 
 
 def read_prompts_case(
@@ -198,6 +206,9 @@ def latent_rollout_case(
         "lineage": torch.full((capacity, STEPS), -1),
         "final_keys": torch.zeros(capacity, dtype=torch.int64),
         "final_prompts": torch.full((capacity,), -1),
+        "model_header": None,
+        "reward_header": None,
+        "rung": "auto",
     }
     for name in (
         "model",
