@@ -24,7 +24,7 @@ BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
 CAPABILITIES := default avx2 avx512
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: demo test build bench bench-full lint gpu check test-isa cuda-build sanitize model figure clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model figure example clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -34,16 +34,26 @@ test: build $(STATE)/test
 
 build: $(STATE)/built
 
-# One run of the suite for every ISA level of this machine; the CUDA tests do not depend on it.
+# `make test` runs at the best ISA level of this machine; this, whatever computes natively at all the others.
+NATIVE_TESTS := python_tests/ops python_tests/engine python_tests/search python_tests/models python_tests/test_cpu_capability.py
 test-isa: build $(STATE)/test
 	@supported=$$($(PY) -c "from latent_ext import _native; print(*_native.supported_capabilities())"); \
+	best=$$($(PY) -c "from latent_ext import _native; print(_native.cpu_capability())"); \
 	for level in $(CAPABILITIES); do \
 	  case " $$supported " in \
-	    *" $$level "*) echo "== LATENT_EXT_CPU_CAPABILITY=$$level"; \
-	      LATENT_EXT_CPU_CAPABILITY=$$level $(PYTEST) python_tests --ignore=python_tests/cuda || exit 1 ;; \
-	    *) echo "== $$level: not supported by this machine, not tested" ;; \
+	    *" $$level "*) ;; \
+	    *) echo "== $$level: not supported by this machine, not tested"; continue ;; \
 	  esac; \
+	  if [ "$$level" = "$$best" ]; then echo "== $$level: the level of make test"; continue; fi; \
+	  echo "== LATENT_EXT_CPU_CAPABILITY=$$level"; \
+	  LATENT_EXT_CPU_CAPABILITY=$$level $(PYTEST) $(NATIVE_TESTS) || exit 1; \
 	done
+
+# The oldest transformers that is supported, and 4.52.4, the only one on which LatentTTS's own classes import.
+test-transformers: build $(STATE)/test
+	.ci/with_transformers 5.17.0 $(abspath $(PY)) build/transformers-5.17.0 -m pytest -q -p no:cacheprovider \
+	  python_tests/hf python_tests/models python_tests/families/test_coconut.py python_tests/families/test_codi.py
+	.ci/with_transformers 4.52.4 $(abspath $(PY)) build/transformers-4.52.4 python_tests/hf/minimal_class.py
 
 lint: $(STATE)/lint
 	$(PY) -m ruff check .
@@ -56,12 +66,13 @@ cuda-build: build
 	@if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then $(PY) csrc/cuda/check_resources.py; \
 	else echo "cuda-build: no nvcc on this machine, CUDA kernels not compiled"; fi
 
-check: lint test test-isa cuda-build
+check: lint test test-isa test-transformers cuda-build
 
-# On a machine with a GPU: the tests that need one.
-gpu: build
-	@$(PY) -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'make gpu: this torch sees no CUDA device')"
-	$(PYTEST) python_tests -m gpu
+# On a machine with a GPU and a CUDA torch of its own (PYTHON), without network: builds for this GPU, runs the tests that need one,
+# sanitizers and benchmarks, and writes OUT/gpu.json and OUT/gpu.txt. A failed stage does not stop the next; it fails the target.
+OUT ?= bench/results
+gpu:
+	@$(PYTHON) bench/gpu_stages.py --python "$$(command -v $(PYTHON))" --out "$(OUT)"
 
 # Ops against PyTorch, then best-of-N and weighted vote against two PyTorch baselines: bench/results/*.json and docs/best_of_n.png.
 # About 20 minutes on one thread; bench-full fills every cell of the grid and takes hours.
@@ -85,6 +96,10 @@ model: build $(STATE)/test
 figure: build
 	$(PIP) "matplotlib>=3.8"
 	$(PY) bench/scaling_curve.py
+
+# A checkpoint in LatentTTS's layout: accelerated, against a loop over the stock modules.
+example: build
+	$(PY) examples/accelerate_latenttts.py
 
 clean:
 	rm -rf build dist latent_ext.egg-info latent_ext/_C*.so latent_ext/_native*.so

@@ -99,6 +99,7 @@ def random_shape(
     prompt_tokens: int = PROMPT_TOKENS,
     latent_length: int = LATENT_LENGTH,
     description: str = "",
+    device: str = "cpu",
 ) -> Shape:
     """A shape with random weights.
 
@@ -107,18 +108,19 @@ def random_shape(
         config: GPT-2 or Llama; the LatentRM has the same.
         questions: how many, all of `prompt_tokens` tokens with the start-latent token.
         seed: of weights and questions.
+        device: where the models are made.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    of_words = generator if device == "cpu" else torch.Generator().manual_seed(seed)
     tokenizer = word_tokenizer(config.vocab_size)
     family = RandomWords(latent_length=latent_length)
-    hf, body = _modules(config)
-    reward = LatentRMModule(body)
+    with torch.device(device):
+        hf, body = _modules(config)
+        reward = LatentRMModule(body)
     for module in (hf, reward):
         _randomise(module, generator, _GAIN[config.model_type])
         module.eval().requires_grad_(False)
-    words = torch.randint(
-        config.vocab_size - len(_FRAME), (questions, prompt_tokens - 1), generator=generator
-    )
+    words = torch.randint(config.vocab_size - len(_FRAME), (questions, prompt_tokens - 1), generator=of_words)
     return Shape(
         name,
         LatentModel(hf, tokenizer, family, family.ids(tokenizer), name),

@@ -6,16 +6,34 @@
 >>> results[0].answer, results[0].best.score  # doctest: +SKIP
 """
 
+from typing import Any
+
+import transformers
+
 from latent_ext._version import __version__
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler
 from latent_ext.search import Result, Trajectory, best_of_n, majority_vote, solve, weighted_vote
 
+_PLUGS = {
+    "LatentConfig": "latent_ext.hf.auto",
+    "LatentForCausalLM": "latent_ext.hf.auto",
+    "LatentGenerateOutput": "latent_ext.hf.output",
+    "LatentGenerationConfig": "latent_ext.hf.generation_config",
+    "accelerate": "latent_ext.hf.accelerate",
+    "export_custom_generate": "latent_ext.hf.export",
+    "generate": "latent_ext.hf.generate",
+}
+
 __all__ = [
     "CheckpointError",
     "GaussianNoise",
     "HeadNoise",
+    "LatentConfig",
+    "LatentForCausalLM",
+    "LatentGenerateOutput",
+    "LatentGenerationConfig",
     "LatentModel",
     "LatentRM",
     "MCDropout",
@@ -23,7 +41,10 @@ __all__ = [
     "Sampler",
     "Trajectory",
     "__version__",
+    "accelerate",
     "best_of_n",
+    "export_custom_generate",
+    "generate",
     "load",
     "load_reward",
     "majority_vote",
@@ -31,3 +52,20 @@ __all__ = [
     "solve",
     "weighted_vote",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What plugs into Hugging Face is imported when it is first used.
+    if name in _PLUGS:
+        import importlib
+
+        return getattr(importlib.import_module(_PLUGS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# `accelerate` also serves transformers 4.52, whose configs are of another kind.
+if hasattr(transformers, "PreTrainedConfig"):
+    from latent_ext.hf.auto import register
+
+    register()
+    del register

@@ -22,6 +22,7 @@ from transformers import (
 
 from latent_ext.assets import SHIPPED_GENERATOR
 from latent_ext.engine.base import Answers, Engine, LatentRequest, LatentRun
+from latent_ext.engine.cuda import CudaEngine
 from latent_ext.engine.modules import ModulesEngine
 from latent_ext.engine.native import NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
@@ -198,6 +199,8 @@ ENGINES: dict[str, Callable[[LatentModel, int], Engine]] = {
     "native": NativeEngine,
     "modules": ModulesEngine,
     "reference": ReferenceEngine,
+    # The Python of the native engine on CUDA, which runs on a CPU as well.
+    "native, graph": lambda model, tokens: CudaEngine(model, tokens, "fp32", "graph"),
 }
 
 

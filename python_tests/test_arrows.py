@@ -24,6 +24,7 @@ ALLOWED = {
     "rewards": {"assets", "models", "ops"},
     "engine": {"_native", "models", "ops", "rewards", "sampler_parts", "samplers"},
     "search": {"engine", "models", "ops", "rewards", "samplers"},
+    "hf": {"engine", "models", "ops", "rewards", "samplers", "search"},
     "evaluation": {"assets", "models", "rewards", "samplers", "search"},
     "cli": {"", "_native", "assets", "engine", "evaluation", "models", "rewards", "samplers", "search"},
 }

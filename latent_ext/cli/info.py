@@ -14,7 +14,7 @@ from rich.table import Table
 import latent_ext
 from latent_ext import _native
 from latent_ext.cli.strict_json import strict_json
-from latent_ext.engine import engine_report
+from latent_ext.engine import choose_rung, engine_report, rung_report
 
 EXAMPLES = """Examples:
 
@@ -24,9 +24,9 @@ EXAMPLES = """Examples:
 
 
 def facts() -> dict[str, Any]:
-    """Versions, ISA levels and the one in use, CUDA architectures built, engines and the one chosen."""
+    """Versions, ISA levels and the one in use, CUDA architectures built, engines and rungs and those chosen."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    engines = engine_report(device)
+    engines, rungs = engine_report(device), rung_report(device)
     return {
         "version": latent_ext.__version__,
         "python": platform.python_version(),
@@ -41,6 +41,8 @@ def facts() -> dict[str, Any]:
             "available": torch.cuda.is_available(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
+        "rungs": [{"name": r.name, "usable": r.usable, "why": r.why} for r in rungs],
+        "rung": choose_rung(None, device).name if any(r.usable for r in rungs) else None,
         "build": dict(_native.build_facts()),
         "device": device,
         "engines": [{"name": e.name, "usable": e.usable, "why": e.why} for e in engines],
@@ -64,11 +66,10 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="One JSON object."
             f"build: {name}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         )
     table.add_row("cuda", found["cuda"]["device"] or "not available")
-    for engine in found["engines"]:
-        mark = (
-            "[green]chosen[/]"
-            if engine["name"] == found["engine"]
-            else ("usable" if engine["usable"] else "no")
-        )
-        table.add_row(f"engine {engine['name']}", f"{mark}: {engine['why']}")
+    # Rungs are of CUDA devices: without one there is nothing to say about them.
+    for kind, choices in (("engine", found["engines"]), ("rung", found["rungs"] if found["rung"] else [])):
+        for choice in choices:
+            chosen = choice["name"] == found[kind]
+            mark = "[green]chosen[/]" if chosen else ("usable" if choice["usable"] else "no")
+            table.add_row(f"{kind} {choice['name']}", f"{mark}: {choice['why']}")
     Console().print(table)

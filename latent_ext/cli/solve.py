@@ -33,6 +33,8 @@ EXAMPLES = """Examples:
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
 
+  latent-ext solve --file problems.jsonl --device cuda --weights bf16 --rung persistent
+
   latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm
 
   latent-ext solve "..." --model path/to/codi --sampler noise:1.4 --switch pads=visible"""
@@ -72,7 +74,10 @@ def solve(
     reward_positions: Annotated[
         str, typer.Option(help="real, or published: the LatentRM counts pads as LatentTTS does.")
     ] = "real",
-    n: Annotated[int, typer.Option("--n", help="Trajectories per question.")] = 64,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Trajectories per question. Default: 64; not with --select beam."),
+    ] = None,
     sampler: Annotated[
         str,
         typer.Option(
@@ -83,8 +88,16 @@ def solve(
     select: Annotated[
         str | None,
         typer.Option(
-            help="best_of_n, majority or weighted_vote. Default: best_of_n with a reward, else majority."
+            help="best_of_n, majority, weighted_vote or beam. Default: best_of_n with a reward, else majority."
         ),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: trajectories kept after every thought. Default: 4."),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     all_answers: Annotated[
@@ -98,17 +111,31 @@ def solve(
             help="Number format of the native engine: fp32, bf16 or int8. Default: the model's own."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the models run: cpu, cuda or cuda:N.")] = "cpu",
+    rung: Annotated[
+        str | None,
+        typer.Option(
+            help="Latent phase on a CUDA device: auto, persistent, stream or graph. Default: LATENT_EXT_RUNG, else auto."
+        ),
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
 ) -> None:
     """Answers questions with N sampled trajectories each, and says how it chose."""
     problems = _problems(question, file)
     generator = load(
-        model, family=family, latent_length=latent_length, switches=_switches(switch or []), base=base
+        model,
+        family=family,
+        latent_length=latent_length,
+        switches=_switches(switch or []),
+        base=base,
+        device=device,
     )
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
-    latent_rm = None if reward == "none" else load_reward(reward, positions=reward_positions)  # type: ignore[arg-type]
+    latent_rm = None
+    if reward != "none":
+        latent_rm = load_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
     for problem in problems:
         unknown = generator.unknown_words(problem.question)
         if unknown:
@@ -117,14 +144,17 @@ def solve(
                 f"latent-ext: warning: this model's vocabulary has no {words}; expect a wrong answer",
                 file=sys.stderr,
             )
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
         # The bar is gone again before results are printed.
         with reporting("solving", since=started) as report:
 
-            def progress(part: int, _total: int, report: Report = report, before: int = done) -> None:
-                report(before + part, n * len(problems))
+            def progress(
+                part: int, total: int, report: Report = report, before: int = start, size: int = len(block)
+            ) -> None:
+                per_question = total // size
+                report(before * per_question + part, per_question * len(problems))
 
             results = run_solve(
                 generator,
@@ -134,15 +164,17 @@ def solve(
                 scope=scope,  # type: ignore[arg-type]
                 reward=latent_rm,
                 select=select,
+                beams=beams,
+                candidates=candidates,
                 decode="all" if all_answers else "needed",
                 temperature=temperature,
                 seed=seed,
                 engine=engine,
                 weights=weights,
+                rung=rung,
                 max_answer_tokens=max_answer_tokens,
                 progress=progress,
             )
-        done += n * len(block)
         _print(block, results, as_json)
 
 

@@ -19,20 +19,40 @@ from latent_ext.samplers import Sampler
 
 
 @dataclass(frozen=True)
+class Beam:
+    """Pruning and branching between thoughts (beam search, LatentTTS, arXiv 2510.07745, section 4).
+
+    After every thought each question keeps its `keep` best trajectories by the sum of their step scores (ties to the
+    smaller row, NaN last). Each of them becomes `candidates` trajectories for the next thought: child 0 goes on under
+    its parent's key, child c under ``keys.child_key(key, step, c)``. So one candidate with all trajectories kept is
+    best-of-N.
+
+    Attributes:
+        keep: at least 1.
+        candidates: at least 1.
+    """
+
+    keep: int
+    candidates: int
+
+
+@dataclass(frozen=True)
 class LatentRequest:
     """Trajectories to sample: the same number for every question of the group.
 
     Attributes:
         prompts: int64 [length] prompt ids of each question.
-        keys: int64 [questions, trajectories] trajectory keys.
+        keys: int64 [questions, trajectories] keys of the trajectories that form the first thought.
         sampler: where randomness enters.
         seed: run seed, 64 bits.
+        beam: pruning between thoughts, by the scores of a reward that is then needed; None for none.
     """
 
     prompts: Sequence[Tensor]
     keys: Tensor
     sampler: Sampler
     seed: int
+    beam: Beam | None = None
 
     @property
     def questions(self) -> int:
@@ -62,6 +82,9 @@ class LatentRun:
         thoughts: [rows, T, hidden], as fed to the model (noise included).
         state: the engine's own caches, from which it goes on to answers.
         scores: fp32 [rows, T], the LatentRM's score of every thought; None without one.
+        beam_keys: int64 [rows], keys of the trajectories that pruning has left; None where nothing was pruned.
+        lineage: int64 [rows, T], which row of its question each of them was while each thought was formed; None where
+            nothing was pruned.
         counts: int64 [rows], how many thoughts each row has, where rows end their phase by themselves; what
             `thoughts` and `scores` hold behind them is 0. None: T each.
     """
@@ -70,11 +93,25 @@ class LatentRun:
     thoughts: Tensor
     state: object
     scores: Tensor | None = None
+    beam_keys: Tensor | None = None
+    lineage: Tensor | None = None
     counts: Tensor | None = None
 
     @property
     def rows(self) -> int:
         return int(self.thoughts.shape[0])
+
+    @property
+    def trajectories(self) -> int:
+        """Trajectories per question at the end."""
+        return self.rows // self.request.questions if self.request.questions else self.request.trajectories
+
+    @property
+    def keys(self) -> Tensor:
+        """int64 [questions, trajectories], the keys at the end."""
+        if self.beam_keys is None:
+            return self.request.keys
+        return self.beam_keys.reshape(self.request.questions, self.trajectories)
 
 
 @dataclass(frozen=True)
@@ -126,7 +163,13 @@ class Engine(Protocol):
         reward: LatentRM | None = None,
         reward_cache: PromptCache | None = None,
     ) -> LatentRun:
-        """The latent phase: T thoughts of every trajectory, and their scores where there is a reward."""
+        """The latent phase: T thoughts of every trajectory, and their scores where there is a reward.
+
+        With ``request.beam`` the reward prunes and branches between the thoughts, and those it has left come back.
+
+        Raises:
+            ValueError: if ``request.beam`` is given and `reward` is not.
+        """
 
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> PromptCache:
         """Reads the prompts with the LatentRM, once per question."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from latent_ext.engine.base import Engine
+from latent_ext.engine.cuda import CudaEngine
+from latent_ext.engine.cuda_blocks import DTYPES
+from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
 from latent_ext.engine.depth_reference import DepthReferenceEngine
 from latent_ext.engine.modules import ModulesEngine
@@ -20,20 +23,20 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import WEIGHTS, why_not_packable
 from latent_ext.rewards.latent_rm import LatentRM
 
-# Fastest first, each with the ops that it runs on.
-ENGINES: dict[str, tuple[str, ...]] = {
-    "native": ("pack_linear", "read_prompts", "latent_rollout", "decode_answers"),
-    "modules": (
-        "dropout_add_norm",
-        "next_thought",
-        "prefix_decode_attention",
-        "score_and_prune",
-        "next_token",
-    ),
-    "reference": (),
+_PACKED_OPS = ("pack_linear", "read_prompts", "latent_rollout", "decode_answers")
+
+# Fastest first, each with the ops that it runs on, by type of device. On CUDA the ops on packed models are one rung of
+# several (`latent_ext.engine.cuda_rungs`).
+ENGINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "native": {"cpu": _PACKED_OPS, "cuda": SMALL_OPS},
+    "modules": {"cpu": SMALL_OPS, "cuda": SMALL_OPS},
+    "reference": {},
+}
+_NATIVE = {
+    "cpu": "packed weights, each phase one call of a compiled op",
+    "cuda": "prompts and answers in CUDA graphs, the latent phase by a rung of its own",
 }
 _WHAT = {
-    "native": "packed weights, each phase one call of a compiled op; for GPT-2 and Llama bodies with a thought head",
     "modules": "Hugging Face linears with fused {device} ops between them",
     "reference": "plain PyTorch; slow, for comparison",
 }
@@ -41,11 +44,19 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine's name and what says why it was taken (and, of a choice, why faster ones were not), or why not."""
+    """An engine's name and what says why it was taken (and, of a choice, why faster ones were not), or why not.
+
+    Attributes:
+        name: "native", "modules" or "reference".
+        usable: whether it can run.
+        why: one sentence; behind it, of a choice, why faster engines were not taken.
+        rung: how the native engine runs the latent phase on a CUDA device; None elsewhere.
+    """
 
     name: str
     usable: bool
     why: str
+    rung: str | None = None
 
 
 def engine_report(device: torch.device | str = "cpu") -> list[EngineChoice]:
@@ -53,8 +64,11 @@ def engine_report(device: torch.device | str = "cpu") -> list[EngineChoice]:
     kind = torch.device(device).type
     report = []
     for name, ops in ENGINES.items():
-        missing = [op for op in ops if not _has_kernel(op, kind)]
-        why = f"no {kind} kernel for {', '.join(missing)}" if missing else _WHAT[name].format(device=kind)
+        # A device that no engine was written for lacks what the CPU has.
+        wanted = ops.get(kind, ops.get("cpu", ()))
+        missing = [op for op in wanted if not has_kernel(op, kind)]
+        what = _NATIVE.get(kind, "") if name == "native" else _WHAT[name].format(device=kind)
+        why = f"no {kind} kernel for {', '.join(missing)}" if missing else what
         report.append(EngineChoice(name, not missing, why))
     return report
 
@@ -66,6 +80,7 @@ def choose_engine(
     max_answer_tokens: int = 64,
     weights: str | None = None,
     reward: LatentRM | None = None,
+    rung: str | None = None,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
@@ -73,13 +88,19 @@ def choose_engine(
         model: a loaded generator.
         engine: "auto", "native", "modules" or "reference".
         max_answer_tokens: the longest answer that will be asked for.
-        weights: number format of the native engine, "fp32", "bf16" or "int8"; None: the model's own.
+        weights: number format of the native engine, "fp32", "bf16" or (CPU) "int8"; None: the model's own.
         reward: the LatentRM that the engine will have to run, if any.
+        rung: how the native engine runs the latent phase on a CUDA device: "auto", "persistent", "stream" or "graph";
+            None: what the variable LATENT_EXT_RUNG asks for, else "auto".
 
     Raises:
-        ValueError: for an unknown engine or format, or a format that only the native engine has.
-        RuntimeError: when the named engine cannot run the model on its device.
+        ValueError: for an unknown engine, format or rung, or a format or rung that only the native engine has.
+        RuntimeError: when the named engine or rung cannot run the model on its device.
     """
+    asked_rung(rung)
+    forced = rung not in (None, "auto")
+    if forced and model.device.type != "cuda":
+        raise ValueError(f"rung: got {rung!r}; rungs are of CUDA devices, and the model is on {model.device}")
     if engine != "auto" and engine not in ENGINES:
         raise ValueError(f"engine: got {engine!r}; allowed are auto, {', '.join(ENGINES)}")
     if weights is not None and weights not in WEIGHTS:
@@ -90,8 +111,10 @@ def choose_engine(
             continue
         reason = _why_not(choice, model, reward, weights)
         if reason is None:
-            why = "; ".join([choice.why, *reasons])
-            return _make(choice.name, model, max_answer_tokens, weights), replace(choice, why=why)
+            if forced and choice.name != "native":
+                raise ValueError(f"rung: {rung!r} needs the native engine, and {choice.name!r} was taken")
+            taken = replace(choice, why="; ".join([choice.why, *reasons]))
+            return _make(taken, model, max_answer_tokens, weights, rung)
         reasons.append(f"{choice.name!r} cannot run this model on {model.device}: {reason}")
         if engine == choice.name:
             raise RuntimeError(f"engine: {reasons[-1]}")
@@ -114,6 +137,8 @@ def _why_not(
         return f"its thoughts are formed by a rule in Python ({type(feedback).__name__})"
     if model.ids.stops:
         return "several tokens end its answers"
+    if model.device.type == "cuda" and weights is not None and weights not in DTYPES:
+        return f"on CUDA it computes in {' or '.join(DTYPES)}, not in {weights}"
     if model.semantics.stop != "fixed":
         return "its rows stop by themselves, and the compiled latent phase has one number of thoughts for all"
     reason = why_not_packable(model.body, feedback)
@@ -125,27 +150,29 @@ def _why_not(
     return reason
 
 
-def _make(name: str, model: LatentModel, max_answer_tokens: int, weights: str | None) -> Engine:
-    if name == "native":
-        own = "bf16" if model.dtype == torch.bfloat16 else "fp32"
-        return NativeEngine(model, max_answer_tokens, weights or own)
-    semantics = model.semantics
-    if not isinstance(model.feedback, ThoughtHead) and (semantics.stop, semantics.pads) != (
-        "fixed",
-        "masked",
-    ):
+def _make(
+    choice: EngineChoice, model: LatentModel, max_answer_tokens: int, weights: str | None, rung: str | None
+) -> tuple[Engine, EngineChoice]:
+    if choice.name != "native":
+        return _in_pytorch(choice.name, model, max_answer_tokens), choice
+    own = weights or ("bf16" if model.dtype == torch.bfloat16 else "fp32")
+    if model.device.type != "cuda":
+        return NativeEngine(model, max_answer_tokens, own), choice
+    taken: RungChoice = choose_rung(rung, model.device)
+    engine = CudaEngine(model, max_answer_tokens, own, taken.name)
+    return engine, replace(choice, why=f"{choice.why}, {taken.name!r}: {taken.why}", rung=taken.name)
+
+
+def _in_pytorch(name: str, model: LatentModel, max_answer_tokens: int) -> Engine:
+    """The engine "modules" or "reference" of the model's kind of feedback."""
+    feedback, semantics = model.feedback, model.semantics
+    if isinstance(feedback, ThoughtHead):
+        return (ModulesEngine if name == "modules" else ReferenceEngine)(model, max_answer_tokens)
+    if (semantics.stop, semantics.pads) != ("fixed", "masked"):
         raise ValueError(
             f"family: {model.family.name!r} has semantics stop={semantics.stop!r} and pads={semantics.pads!r}; "
             "where its thoughts are formed by a rule or by depth steps, only 'fixed' and 'masked' are allowed"
         )
-    kinds: tuple[type[Engine], type[Engine]] = (RuleModulesEngine, RuleReferenceEngine)
-    if isinstance(model.feedback, ThoughtHead):
-        kinds = (ModulesEngine, ReferenceEngine)
-    elif isinstance(model.feedback, DepthSteps):
-        kinds = (DepthModulesEngine, DepthReferenceEngine)
-    return kinds[0 if name == "modules" else 1](model, max_answer_tokens)  # type: ignore[call-arg]
-
-
-def _has_kernel(op: str, device_type: str) -> bool:
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"latent_ext::{op}", key)
+    if isinstance(feedback, DepthSteps):
+        return (DepthModulesEngine if name == "modules" else DepthReferenceEngine)(model, max_answer_tokens)
+    return (RuleModulesEngine if name == "modules" else RuleReferenceEngine)(model, max_answer_tokens)

@@ -62,6 +62,16 @@ class Pages:
             self.lengths[rows],
         )
 
+    def branch(self, parents: Tensor) -> Pages:
+        """The pages of rows that continue `parents` (int64 [rows]); row r writes to slot r from here on.
+
+        What the parents have read stays where it is. All rows have read the same number of positions.
+        """
+        pages = self.select(parents)
+        held = int(pages.lengths[0]) if len(parents) else 0
+        pages.ancestry[:, held:] = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+        return pages
+
 
 def read_prompts(
     blocks: Blocks | DepthSteps,
@@ -90,23 +100,52 @@ def read_prompts(
     tokens = torch.zeros(count, longest, dtype=torch.int64, device=device)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
+    shape = (count, blocks.kv_heads, longest, blocks.head_dim)
+
+    def allocate() -> list[Tensor]:
+        return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
+
+    cache = Prompts(allocate(), allocate(), lengths)
+    return cache, read_padded(blocks, tokens, cache, dropout, run=run)
+
+
+def read_padded(
+    blocks: Blocks | DepthSteps,
+    tokens: Tensor,
+    cache: Prompts,
+    dropout: RowDropout,
+    *,
+    run: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Reads prompts that are padded on the right, into a cache of the same length.
+
+    Args:
+        blocks: the body.
+        tokens: int64 [prompts, longest].
+        cache: with the real lengths; keys and values of all places are written, those of pads too.
+        dropout: one key per prompt.
+        run: how the body computes; default: `run_blocks`.
+
+    Returns:
+        Final-norm hidden state of each prompt's last token, [prompts, hidden].
+    """
+    count, longest = tokens.shape
+    device = tokens.device
     positions = torch.arange(longest, device=device).expand(count, longest).reshape(-1)
     flat = RowDropout(
         dropout.p,
         dropout.seed,
-        dropout.keys.repeat_interleave(longest),
+        dropout.keys.unsqueeze(1).expand(count, longest).reshape(-1),
         dropout.per_trajectory,
         dropout.embedding,
     )
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         def by_prompt(part: Tensor) -> Tensor:
             return part.reshape(count, longest, part.shape[1], part.shape[2]).transpose(1, 2)
 
-        keys.append(by_prompt(key).to(dtype).contiguous())
-        values.append(by_prompt(value).to(dtype).contiguous())
+        cache.keys[layer].copy_(by_prompt(key))
+        cache.values[layer].copy_(by_prompt(value))
         context = functional.scaled_dot_product_attention(
             by_prompt(query),
             by_prompt(key),
@@ -119,16 +158,20 @@ def read_prompts(
 
     inputs = blocks.token_embedding(tokens.reshape(-1))
     hidden = (run or run_blocks)(blocks, inputs, positions, flat, attend)
-    last = hidden.reshape(count, longest, -1)[torch.arange(count, device=device), lengths - 1]
-    return Prompts(keys, values, lengths), last
+    return hidden.reshape(count, longest, -1)[torch.arange(count, device=device), cache.lengths - 1]
 
 
 def open_pages(
-    blocks: Blocks | DepthSteps, prompt_index: Tensor, positions: int, dtype: torch.dtype
+    blocks: Blocks | DepthSteps,
+    prompt_index: Tensor,
+    positions: int,
+    dtype: torch.dtype,
+    *,
+    slots: int | None = None,
 ) -> Pages:
-    """Empty pages of `positions` places for each row; row r writes to slot r."""
+    """Empty pages of `positions` places for each row; row r writes to slot r. There are `slots`, or one per row."""
     rows, device = len(prompt_index), prompt_index.device
-    shape = (rows, blocks.kv_heads, positions, blocks.head_dim)
+    shape = (rows if slots is None else slots, blocks.kv_heads, positions, blocks.head_dim)
 
     def allocate() -> list[Tensor]:
         return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
+from latent_ext.engine.beam import checked_beam
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.depth_pass import DepthPass, run_depth
 from latent_ext.engine.row_dropout import RowDropout
@@ -90,6 +91,7 @@ class DepthModulesEngine:
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
+        checked_beam(request, reward, self.model)
         sampler, device = request.sampler, self.model.device
         # Without randomness a question's trajectories share the first one's pass.
         width = 1 if sampler.deterministic else request.trajectories

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, weights_name
+from latent_ext.engine.beam import checked_beam
 from latent_ext.engine.depth_pass import DepthPass, run_depth
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
@@ -69,6 +70,7 @@ class DepthReferenceEngine:
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
+        checked_beam(request, reward, self.model)
         thoughts = [
             self._read(prompt, len(prompt), key, request).thoughts
             for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True)

@@ -11,6 +11,8 @@ from torch import Tensor
 from latent_ext import ops
 from latent_ext.engine import stopping
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_counts, weights_name
+from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
+from latent_ext.engine.beam_scores import BeamScores
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import read_padded
@@ -80,6 +82,7 @@ class ModulesEngine:
         reward_cache: Prompts | None = None,
     ) -> LatentRun:
         sampler, device = request.sampler, self.model.device
+        beam = checked_beam(request, reward, self.model)
         count = request.trajectories
         steps = self.model.family.latent_length
         keys = request.keys.reshape(-1).to(device)
@@ -89,7 +92,8 @@ class ModulesEngine:
         # The last prompt token and all thoughts but the last, which the answer phase reads.
         room = 1 + steps
         # Without randomness a question's trajectories share the first one's thoughts through the ancestry.
-        leaders = torch.arange(0, len(keys), max(count, 1), device=device) if sampler.deterministic else None
+        shared = sampler.deterministic and beam is None
+        leaders = torch.arange(0, len(keys), max(count, 1), device=device) if shared else None
 
         hidden: Tensor | None
         if cache.cache is None:
@@ -100,7 +104,9 @@ class ModulesEngine:
         else:
             prompts = cache.cache
             hidden = None if cache.last_hidden is None else cache.last_hidden[question]
-        pages = open_pages(self.blocks, question, room, self.model.dtype)
+        widths = beam_widths(beam, count, steps)
+        slots = request.questions * max([count, *(width for _, width in widths)])
+        pages = open_pages(self.blocks, question, room, self.model.dtype, slots=slots)
         rows = pages if leaders is None else pages.select(leaders)
         row_keys = keys if leaders is None else keys[leaders]
         row_dropout = RowDropout.of(sampler, seed, row_keys)
@@ -126,10 +132,25 @@ class ModulesEngine:
             len(row_keys), steps, self.blocks.hidden_size, dtype=self.model.dtype, device=device
         )
         thought = torch.empty(len(row_keys), self.blocks.hidden_size, dtype=self.model.dtype, device=device)
+        scoring = None
+        if beam is not None:
+            assert reward is not None
+            assert reward_cache is not None
+            scoring = BeamScores.of(reward, reward_cache, request, widths)
         for t in range(steps):
             if t > 0:
                 hidden = step(self.blocks, thought, prompts, rows, row_dropout)
             self.next_thought(hidden, prompts, rows, row_keys, seed, sampler, t, thought, thoughts)
+            if scoring is not None:
+                scoring.read(t, thought)
+                branch = scoring.branch(t, row_keys)
+                row_keys, thought, thoughts = branch.keys, thought[branch.parents], thoughts[branch.parents]
+                rows = rows.branch(branch.parents)
+                row_dropout = RowDropout.of(sampler, seed, row_keys)
+        if scoring is not None:
+            state = _State(prompts, rows, thought, row_keys, seed)
+            lineage = row_of_question(scoring.lineage, count, widths)
+            return LatentRun(request, thoughts, state, scoring.scores, row_keys, lineage)
         if leaders is not None:
             of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
             pages.ancestry[:, : steps - 1] = leaders[of_leader].unsqueeze(1)

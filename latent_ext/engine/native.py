@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
+from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
@@ -105,14 +106,19 @@ class NativeEngine:
         reward: LatentRM | None = None,
         reward_cache: _Prompts | None = None,
     ) -> LatentRun:
+        beam = checked_beam(request, reward, self.model)
         # Without randomness a question's trajectories share the first one's thoughts.
-        shared = request.sampler.deterministic and request.trajectories > 1
+        shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         width = 1 if shared else request.trajectories
         sampler, steps = request.sampler, self.model.family.latent_length
         keys = request.keys[:, :width].reshape(-1).contiguous()
         question = torch.arange(request.questions).repeat_interleave(width)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64)
         rows = len(keys)
+        kept = beam_widths(beam, width, steps)
+        # Rows that there are at the most, and at the end.
+        capacity = request.questions * max([width, *(kept_rows for _, kept_rows in kept)])
+        last = request.questions * kept[-1][1] if kept else rows
 
         prompt_index = question
         if cache is None:
@@ -126,10 +132,14 @@ class NativeEngine:
             first = cache.last_hidden[prompt_index]
         # The last prompt token where it is still to be read, and all thoughts but the last.
         room = steps if cache.last_hidden is None else steps - 1
-        key, value = self.packed.new_cache(rows, max(room, 1)), self.packed.new_cache(rows, max(room, 1))
-        ancestry = torch.arange(rows).unsqueeze(1).expand(rows, max(room, 1)).contiguous()
-        thoughts = torch.empty(rows, steps, self.packed.token_embedding.shape[1])
-        scores = None if reward is None else torch.empty(rows, steps)
+        places = max(room, 1)
+        key, value = self.packed.new_cache(capacity, places), self.packed.new_cache(capacity, places)
+        ancestry = torch.arange(capacity).unsqueeze(1).expand(capacity, places).contiguous()
+        thoughts = torch.empty(capacity, steps, self.packed.token_embedding.shape[1])
+        scores = None if reward is None else torch.empty(capacity, steps)
+        lineage = torch.empty(capacity, steps, dtype=torch.int64)
+        final_keys = torch.empty(capacity, dtype=torch.int64)
+        final_prompts = torch.empty(capacity, dtype=torch.int64)
         packed_reward = None if reward is None else self._packed_reward(reward)
         dropout = sampler.dropout
         ops.latent_rollout(
@@ -159,15 +169,27 @@ class NativeEngine:
             sigma=sampler.noise.sigma if sampler.noise else 0.0,
             relative=bool(sampler.noise and sampler.noise.relative),
             questions=request.questions,
-            keep=[],
-            candidates=1,
+            keep=[count for count, _ in kept],
+            candidates=1 if beam is None else beam.candidates,
             thoughts=thoughts,
             step_scores=scores,
-            lineage=torch.empty(rows, steps, dtype=torch.int64),
-            final_keys=torch.empty(rows, dtype=torch.int64),
-            final_prompts=torch.empty(rows, dtype=torch.int64),
+            lineage=lineage,
+            final_keys=final_keys,
+            final_prompts=final_prompts,
         )
-        suffix_len = torch.full((rows,), room)
+        suffix_len = torch.full((last,), room)
+        if beam is not None:
+            keys, ancestry, prompt_index = final_keys[:last], ancestry[:last], final_prompts[:last]
+            state = _State(cache, key, value, ancestry, suffix_len, prompt_index, keys, seed)
+            assert scores is not None
+            return LatentRun(
+                request,
+                thoughts[:last],
+                state,
+                scores[:last],
+                keys,
+                row_of_question(lineage[:last], width, kept),
+            )
         if shared:
             of_leader = torch.arange(rows).repeat_interleave(request.trajectories)
             ancestry, suffix_len, prompt_index = (

@@ -29,6 +29,7 @@ def plan(
     *,
     memory_bytes: int,
     max_rows: int | None = None,
+    whole: bool = False,
 ) -> Iterator[Chunk]:
     """Chunks that fit into `memory_bytes`; they change memory and speed, never results.
 
@@ -40,6 +41,7 @@ def plan(
         row_bytes: prompt length -> bytes of one trajectory.
         memory_bytes: budget; a single row is run whatever it takes.
         max_rows: further bound on rows at a time.
+        whole: never cut a question: its trajectories must meet, as in a beam search, whatever they take.
 
     Raises:
         ValueError: if `memory_bytes` or `max_rows` is not positive.
@@ -63,7 +65,7 @@ def plan(
             end += 1
             if rows > fitting:
                 break
-        width = max(1, min(trajectories, fitting))
+        width = trajectories if whole else max(1, min(trajectories, fitting))
         parts = tuple((n, min(n + width, trajectories)) for n in range(0, trajectories, width))
         yield Chunk(tuple(order[start:end]), parts, limit)
         start = end

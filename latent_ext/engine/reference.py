@@ -17,12 +17,14 @@ from transformers import DynamicCache
 from latent_ext import ops
 from latent_ext.engine import reference_stopping
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_counts, weights_name
+from latent_ext.engine.beam import Branching, beam_widths, checked_beam
 from latent_ext.engine.counter_dropout import counter_dropout
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
 from latent_ext.models.family import ThoughtHead, head_outputs
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
+from latent_ext.ops.score_and_prune import best_first
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
@@ -32,6 +34,8 @@ class _QuestionState:
     cache: DynamicCache  # [trajectories, ...], everything but the last thought
     length: int  # positions in the cache
     last_thought: Tensor  # [trajectories, hidden]
+    keys: Tensor  # [trajectories]
+    lineage: Tensor  # [trajectories, T]
 
 
 class ReferenceEngine:
@@ -78,19 +82,24 @@ class ReferenceEngine:
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
+        beam = checked_beam(request, reward, self.model)
         if self.semantics.stop != "fixed":
             run = reference_stopping.sample(self, request)
             return self._scored(reward, run)
         states = []
         thoughts = []
         for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
-            state, stack = self._sample_question(prompt, keys, request)
+            state, stack = self._sample_question(prompt, keys, request, reward)
             states.append(state)
             thoughts.append(stack)
-        return self._scored(reward, LatentRun(request, torch.cat(thoughts), states))
+        run = LatentRun(request, torch.cat(thoughts), states)
+        if beam is not None:
+            run.beam_keys = torch.cat([state.keys for state in states])
+            run.lineage = torch.cat([state.lineage for state in states])
+        return self._scored(reward, run)
 
     def _sample_question(
-        self, prompt: Tensor, keys: Tensor, request: LatentRequest
+        self, prompt: Tensor, keys: Tensor, request: LatentRequest, reward: LatentRM | None
     ) -> tuple[_QuestionState, Tensor]:
         sampler, rows = request.sampler, len(keys)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=keys.device)
@@ -100,12 +109,24 @@ class ReferenceEngine:
         steps = self.model.family.latent_length
         thought = torch.empty_like(hidden)
         thoughts = torch.empty(rows, steps, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+        lineage = torch.arange(rows, device=keys.device).unsqueeze(1).repeat(1, steps)
+        widths = beam_widths(request.beam, rows, steps)
         for t in range(steps):
             if t > 0:
                 hidden = self.read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
             thought = self.next_thought(hidden, keys, length + t, seed, sampler)
             thoughts[:, t] = thought
-        return _QuestionState(cache, length + steps - 1, thought), thoughts
+            if widths:
+                assert reward is not None
+                keep, width = widths[t]
+                total = self._score_thoughts(reward, prompt, thoughts[:, : t + 1]).sum(1)
+                branch = Branching.after(best_first(total)[:keep], keys, t + 1, width // keep)
+                keys, parents = branch.keys, branch.parents
+                cache.batch_select_indices(parents)
+                thought, thoughts, lineage = thought[parents], thoughts[parents], lineage[parents]
+                lineage[:, t + 1 :] = torch.arange(width, device=keys.device).unsqueeze(1)
+                stochastic = RowDropout.of(sampler, seed, keys)
+        return _QuestionState(cache, length + steps - 1, thought, keys, lineage), thoughts
 
     def read_prompt(
         self, prompt: Tensor, keys: Tensor, seed: Tensor, request: LatentRequest
@@ -177,16 +198,21 @@ class ReferenceEngine:
         return run
 
     def _score(self, reward: LatentRM, run: LatentRun) -> Tensor:
-        count = run.request.trajectories
-        scores = []
-        for b, prompt in enumerate(run.request.prompts):
-            thoughts = run.thoughts[b * count : (b + 1) * count].to(reward.head_weight.dtype)
-            body = reward.module.body
-            embedded = body.get_input_embeddings()(prompt)
-            inputs = torch.cat([embedded.expand(count, -1, -1), thoughts], dim=1)
-            hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
-            scores.append(reward.module.score(hidden[:, len(prompt) :]).float())
-        return torch.cat(scores)
+        count = run.trajectories
+        return torch.cat(
+            [
+                self._score_thoughts(reward, prompt, run.thoughts[b * count : (b + 1) * count])
+                for b, prompt in enumerate(run.request.prompts)
+            ]
+        )
+
+    def _score_thoughts(self, reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> Tensor:
+        """thoughts [rows, T, hidden] of one question -> fp32 [rows, T]."""
+        body = reward.module.body
+        embedded = body.get_input_embeddings()(prompt).expand(len(thoughts), -1, -1)
+        inputs = torch.cat([embedded, thoughts.to(reward.head_weight.dtype)], dim=1)
+        hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return reward.module.score(hidden[:, len(prompt) :]).float()
 
     @torch.no_grad()
     def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
@@ -194,12 +220,12 @@ class ReferenceEngine:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
             )
-        count, sampler = run.request.trajectories, run.request.sampler
+        count, keys, sampler = run.trajectories, run.keys, run.request.sampler
         tokens: list[list[int]] = []
         logprobs: list[Tensor] = []
         finished: list[bool] = []
         for row in rows.tolist():
-            key = run.request.keys[row // count, row % count]
+            key = keys[row // count, row % count]
             how = (key, run.request.seed, sampler, max_tokens, temperature)
             if self.semantics.stop != "fixed":
                 written, logprob, ended = reference_stopping.answer_row(self, run, row, *how)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ext.engine.base import LatentRequest, LatentRun
+from latent_ext.engine.beam import checked_beam
 from latent_ext.engine.decoder import Prompts, open_pages, read_prompts, step
 from latent_ext.engine.draws import feed, rule_of
 from latent_ext.engine.modules import ModulesEngine, _SharedPrompts, _State
@@ -40,6 +41,7 @@ class RuleModulesEngine(ModulesEngine):
         reward: LatentRM | None = None,
         reward_cache: Prompts | None = None,
     ) -> LatentRun:
+        checked_beam(request, reward, self.model)
         sampler, device, dtype = request.sampler, self.model.device, self.model.dtype
         # Without randomness a question's trajectories share the first one's thoughts.
         width = 1 if sampler.deterministic else request.trajectories

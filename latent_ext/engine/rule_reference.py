@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from latent_ext.engine.base import LatentRequest, LatentRun
+from latent_ext.engine.beam import checked_beam
 from latent_ext.engine.draws import feed, rule_of
 from latent_ext.engine.reference import ReferenceEngine, _QuestionState
 from latent_ext.engine.row_dropout import RowDropout
@@ -34,6 +35,7 @@ class RuleReferenceEngine(ReferenceEngine):
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
+        checked_beam(request, reward, self.model)
         most, states = self.model.family.latent_length, []
         thoughts: list[Tensor] = []
         counts: list[int] = []
@@ -70,7 +72,8 @@ class RuleReferenceEngine(ReferenceEngine):
         pending = embedded[-1:] if len(fed) == 0 else fed[-1:]
         read = embedded[:-1] if len(fed) == 0 else embedded
         _, cache = self._read_all(read, fed[:-1], key, seed, request, prompt_length=length)
-        return _QuestionState(cache, len(read) + max(len(fed) - 1, 0), pending), fed
+        alone = torch.zeros(1, self.model.family.latent_length, dtype=torch.int64)  # row 0 of a batch of one
+        return _QuestionState(cache, len(read) + max(len(fed) - 1, 0), pending, key, alone), fed
 
     def _read_all(
         self,

@@ -14,6 +14,7 @@ from latent_ext.models import lora
 from latent_ext.models.checkpoint import CheckpointError, cast_parameters, load_into, read_config, resolve
 from latent_ext.models.configs import body_config, build
 from latent_ext.models.depth_checkpoint import is_depth, read_depth
+from latent_ext.models.devices import as_device
 from latent_ext.models.family import NO_TOKEN, Family
 from latent_ext.models.head_modules import add_head_modules
 from latent_ext.models.latent_model import LatentModel, hash_weights
@@ -63,7 +64,8 @@ def load(
 
     Raises:
         CheckpointError: one sentence that names the file or tensor at fault.
-        ValueError: for an unknown family or switch, or a latent_length that is no whole number >= 1.
+        ValueError: for an unknown family or switch, a latent_length that is no whole number >= 1, or a device that is
+            not there.
         TypeError: for a family that is neither a name nor a family object.
 
     Example:
@@ -72,6 +74,7 @@ def load(
         >>> model.family.name
         'coconut'
     """
+    place = as_device(device)
     checkpoint = read_checkpoint(path_or_hub_id, family=family, base=base, revision=revision)
     source, tensors = checkpoint.source, checkpoint.tensors
     if family is None or isinstance(family, str):
@@ -112,7 +115,7 @@ def load(
     hf.eval().requires_grad_(False)
     model = LatentModel(hf, tokenizer, chosen, ids, source, hash_weights(hf))
     _ = model.answer_head  # an end token that cannot be left out is refused here
-    hf.to(device)
+    hf.to(place)
     return model
 
 

@@ -80,7 +80,7 @@ def why_not_packable(body: PreTrainedModel, head: ThoughtHead | None = None) -> 
     """One sentence why `body` cannot be packed, or None if it can."""
     if not isinstance(body, (GPT2Model, LlamaModel)):
         return f"{type(body).__name__} is neither a GPT2Model nor a LlamaModel"
-    activation = _activation_name(body)
+    activation = activation_name(body)
     if activation not in _ACTIVATIONS:
         return f"its activation {activation!r} is none of {', '.join(_ACTIVATIONS)}"
     for name, module in body.named_modules():
@@ -270,14 +270,12 @@ def _pack(
     inner = int(config.intermediate_size) if llama else int(config.n_inner or 4 * config.n_embd)
     writer = _Writer(layout, body.device)
     writer.number(blocks.layers, blocks.hidden_size, blocks.heads, blocks.kv_heads, blocks.head_dim, inner)
-    writer.number(
-        0 if lm_head is None else lm_head.shape[0], int(llama), _ACTIVATIONS[_activation_name(body)]
-    )
+    writer.number(0 if lm_head is None else lm_head.shape[0], int(llama), _ACTIVATIONS[activation_name(body)])
     writer.number(int(sites.ATTENTION_OUTPUT in blocks.dropout_sites))
     writer.section(body.rotary_emb.inv_freq if isinstance(body, LlamaModel) else None)
     writer.real(float(body.rotary_emb.attention_scaling) if isinstance(body, LlamaModel) else 1.0)
     for layer in range(blocks.layers):
-        query_key_value, attention_output, mlp_in, mlp_out = _layer_linears(body, layer)
+        query_key_value, attention_output, mlp_in, mlp_out = layer_linears(body, layer)
         writer.norm(blocks.norms[2 * layer])
         writer.linear(*query_key_value, weights)
         writer.linear(*attention_output, weights)
@@ -364,11 +362,12 @@ def _head_tensors(head: ThoughtHead | None) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor is not None]
 
 
-def _activation_name(body: PreTrainedModel) -> str:
+def activation_name(body: PreTrainedModel) -> str:
+    """What the config calls the activation of the MLP."""
     return str(body.config.hidden_act if isinstance(body, LlamaModel) else body.config.activation_function)
 
 
-def _layer_linears(body: PreTrainedModel, layer: int) -> list[tuple[Tensor, Tensor | None]]:
+def layer_linears(body: PreTrainedModel, layer: int) -> list[tuple[Tensor, Tensor | None]]:
     """Weight (outputs, inputs) and bias of query-key-value, attention output, MLP in, MLP out."""
     if isinstance(body, GPT2Model):
         gpt2: Any = body.h[layer]

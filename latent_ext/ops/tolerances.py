@@ -52,10 +52,11 @@ TOLERANCES: dict[str, dict[torch.dtype, Tolerance]] = {
     "logit_gap": {torch.float32: Tolerance(0.0, 5e-5), torch.bfloat16: Tolerance(0.0, 5e-5)},
     # The whole latent phase through two engines, in units of the thoughts' root mean square: some tens of sums in
     # another order, each fed on; in bfloat16 every layer's rounding may fall to the other side, and a few of the
-    # 2**-8 steps add up over layers and thoughts (up to 0.06 seen on random two-layer models).
+    # 2**-8 steps add up over layers and thoughts (up to 0.06 seen on random two-layer models). In float32 a thought head
+    # with a LayerNorm inside, on a body without biases, amplifies most (up to 1.5e-5 seen).
     # int8 steps are 1/127 of a row's or an output's largest value, some times coarser than bfloat16's.
     "latent_phase": {
-        torch.float32: Tolerance(1e-5, 1e-5),
+        torch.float32: Tolerance(1e-5, 3e-5),
         torch.bfloat16: Tolerance(0.0, 0.15),
         torch.int8: Tolerance(0.0, 0.6),
     },

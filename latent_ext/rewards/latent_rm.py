@@ -22,6 +22,7 @@ from latent_ext.models.checkpoint import (
     resolve,
 )
 from latent_ext.models.configs import body_config, build
+from latent_ext.models.devices import as_device
 from latent_ext.models.family import HeadStage
 from latent_ext.models.head_modules import add_head_modules
 from latent_ext.models.thought_heads import projector_stages
@@ -122,6 +123,7 @@ def load_reward(
     ``COCONUTLlamaForTokenClassification`` with one output. `positions` is "real" or "published", see `LatentRM`; the
     other parameters and the errors are those of :func:`latent_ext.load`.
     """
+    place = as_device(device)
     if positions not in get_args(Positions):
         raise ValueError(f"positions: got {positions!r}; allowed are {', '.join(get_args(Positions))}")
     source = str(path_or_hub_id)
@@ -142,7 +144,7 @@ def load_reward(
     module.eval().requires_grad_(False)
     trained_on = config.get("trained_on")
     recorded = trained_on if isinstance(trained_on, dict) else {}
-    return LatentRM(module.to(device), source, recorded, positions)
+    return LatentRM(module.to(place), source, recorded, positions)
 
 
 def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:

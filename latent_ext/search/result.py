@@ -71,7 +71,7 @@ class Result:
         chosen: index of the chosen trajectory; None where nothing could be chosen.
         votes: weight of each answer among the decoded trajectories, heaviest first.
         settings: everything that the numbers depend on: sampler, scope, sites, p, sigma, seed, n, engine,
-            model.
+            rung, model.
     """
 
     question: str

@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import Engine, LatentRequest, LatentRun
-from latent_ext.engine.draws import check_sampler
-from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.base import Beam
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
-from latent_ext.ops.arguments import to_signed
-from latent_ext.ops.keys import question_key, trajectory_keys
+from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
-from latent_ext.search.select import SELECTORS
+from latent_ext.search.run import Progress, Run
+from latent_ext.search.select import SELECTORS, best_of_n
 
-Progress = Callable[[int, int], None]
+# What the published script searches with (LatentTTS).
+_BEAMS, _CANDIDATES = 4, 4
+_TRAJECTORIES = 64
 
 
 def solve(
     model: LatentModel,
     questions: str | Sequence[str],
     *,
-    n: int = 64,
+    n: int | None = None,
     sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
     reward: LatentRM | None = None,
     select: str | None = None,
+    beams: int | None = None,
+    candidates: int | None = None,
     decode: str = "needed",
     temperature: float = 0.0,
     seed: int = 0,
     engine: str = "auto",
     weights: str | None = None,
+    rung: str | None = None,
     max_answer_tokens: int = 64,
     keys: Sequence[int] | None = None,
     return_thoughts: bool = False,
@@ -53,18 +53,24 @@ def solve(
     Args:
         model: from `latent_ext.load`.
         questions: one question or several.
-        n: trajectories per question. The first 16 of n=64 are the n=16 run.
+        n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. Not with "beam".
         sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none", or "head"
             for a model with a Gaussian head.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
-        reward: from `latent_ext.load_reward`; needed by "best_of_n" and "weighted_vote".
-        select: "best_of_n", "majority" or "weighted_vote". Default: best_of_n with a reward, else majority.
+        reward: from `latent_ext.load_reward`; needed by every `select` but "majority".
+        select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
+        beams: with "beam", trajectories kept after every thought, 4 by default. They are the result's trajectories; the
+            best-scored one is chosen.
+        candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
+            ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         temperature: of the answer tokens; 0 is argmax.
         seed: run seed, 64 bits.
         engine: "auto", "native", "modules" or "reference".
         weights: number format of the native engine: "fp32", "bf16" or "int8" (see `latent_ext.models.packed.pack`).
-            Default: that of the model. The other engines compute in the model's own.
+            Default: that of the model. The other engines compute in the model's own. No "int8" on CUDA.
+        rung: how the native engine runs the latent phase of a model on a CUDA device: "auto", "persistent", "stream"
+            or "graph" (docs/gpu.md). Default: what the variable LATENT_EXT_RUNG asks for, else "auto".
         max_answer_tokens: longest answer; less where the model's positions end sooner.
         keys: 64-bit question keys; default: from the prompt ids.
         return_thoughts: keep each trajectory's thoughts, [T, hidden] on the CPU.
@@ -78,6 +84,7 @@ def solve(
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
+        RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
 
     Example:
         >>> import latent_ext
@@ -86,11 +93,15 @@ def solve(
         >>> result.answer, result.best.score  # doctest: +SKIP
     """
     texts = [questions] if isinstance(questions, str) else list(questions)
+    select = select or ("best_of_n" if reward is not None else "majority")
+    if select not in (*SELECTORS, "beam"):
+        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam")
+    beam = _beam(select, n, beams, candidates)
+    if beam is not None:
+        n = beam.keep * beam.candidates
+    n = _TRAJECTORIES if n is None else n
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}; a whole number of trajectories >= 1 is needed")
-    select = select or ("best_of_n" if reward is not None else "majority")
-    if select not in SELECTORS:
-        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}")
     if select != "majority" and reward is None:
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")
     if decode not in ("needed", "all"):
@@ -107,13 +118,12 @@ def solve(
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
-    check_sampler(model, chosen_sampler)
     if reward is not None:
         _check_reward(model, reward)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
-        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward
+        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward, rung=rung
     )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
@@ -121,8 +131,10 @@ def solve(
         "weights_hash": model.weights_hash,
         "reward": None if reward is None else reward.name,
         "engine": choice.name,
+        "rung": choice.rung,
         "weights": runner.weights,
-        "n": n,
+        "n": n if beam is None else beam.keep,
+        "candidates": None if beam is None else beam.candidates,
         "seed": seed,
         "temperature": temperature,
         "latent_length": model.family.latent_length,
@@ -131,135 +143,45 @@ def solve(
     }
     # What the engine itself scores; the published positions are known when all answers are.
     published = reward is not None and reward.positions == "published"
+    if published and beam is not None:
+        raise ValueError(
+            "reward: positions='published' cannot guide select='beam', which scores thought by thought"
+        )
     if reward is not None:
         settings["reward_positions"] = reward.positions
-    decode_all = decode == "all" or select != "best_of_n" or published
+    decode_all = decode == "all" or select not in ("best_of_n", "beam") or published
     scorer, keep = None if published else reward, return_thoughts or published
-    run = _Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep)
-    trajectories: list[list[Trajectory]] = [[] for _ in texts]
-    done, total = 0, n * len(texts)
-    lengths = [len(prompt) for prompt in prompts]
-    limits = [min(max_answer_tokens, model.max_positions - len(p) - model.thought_positions) for p in prompts]
-    chunks = plan(
-        lengths,
-        limits,
-        n,
-        lambda length: runner.bytes_per_row(model, chosen_sampler, length, max_answer_tokens),
+    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam)
+    trajectories = run.over(
+        prompts,
+        question_keys,
+        max_answer_tokens=max_answer_tokens,
         memory_bytes=memory_bytes,
         max_rows=max_rows,
+        progress=progress,
     )
-    for chunk in chunks:
-        for b, part in run.chunk(chunk, prompts, question_keys):
-            trajectories[b].extend(part)
-            done += len(part)
-            if progress is not None:
-                progress(done, total)
+    for trajectory in (one for part in trajectories for one in part):
+        if trajectory.tokens is not None:
+            trajectory.text = model.decode(trajectory.tokens)
+            trajectory.answer = model.family.answer(trajectory.text)
     if published:
         assert reward is not None
         set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
     return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The settings of one `solve`, and how a chunk of it is computed."""
-
-    model: LatentModel
-    engine: Engine
-    sampler: Sampler
-    reward: LatentRM | None
-    n: int
-    seed: int
-    temperature: float
-    decode_all: bool
-    return_thoughts: bool
-
-    def chunk(
-        self, chunk: Chunk, prompts: Sequence[Tensor], question_keys: Sequence[int]
-    ) -> list[tuple[int, list[Trajectory]]]:
-        """All trajectories of the chunk's questions, in order of n for each question."""
-        own = [prompts[b] for b in chunk.questions]
-        cache = self.engine.read_prompts(own, self.sampler)
-        reward_cache = None if self.reward is None else self.engine.read_reward_prompts(self.reward, own)
-        of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
-        all_keys = trajectory_keys(of_questions, self.n)
-        finished = []
-        winners: list[Trajectory | None] = [None] * len(own)
-        for first, last in chunk.parts:
-            request = LatentRequest(own, all_keys[:, first:last].contiguous(), self.sampler, self.seed)
-            run = self.engine.sample(request, cache, self.reward, reward_cache)
-            part = self._describe(run, first)
-            rows = self._rows_to_decode(part, winners)
-            answers = self.engine.answer(
-                run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
-            )
-            width = last - first
-            logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
-            for place, row in enumerate(rows.tolist()):
-                trajectory = part[row // width][row % width]
-                trajectory.tokens = answers.tokens[place]
-                trajectory.text = self.model.decode(trajectory.tokens)
-                trajectory.answer = self.model.family.answer(trajectory.text)
-                trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
-            for b, listed in zip(chunk.questions, part, strict=True):
-                self._report(b, listed)
-                finished.append((b, listed))
-        return finished
-
-    def _describe(self, run: LatentRun, first: int) -> list[list[Trajectory]]:
-        thoughts, scores, keys = run.thoughts, run.scores, run.request.keys
-        questions, width = keys.shape
-        steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
-        counts = steps.reshape(questions, width).tolist()
-        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
-        by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
-        kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
-        described = []
-        for b in range(questions):
-            listed = []
-            for n in range(width):
-                count = counts[b][n]
-                trajectory = Trajectory(index=first + n, key=int(keys[b, n]), steps=count)
-                if by_step is not None:
-                    trajectory.set_scores(by_step[b][n][:count])
-                if not all(finite[b][n]):
-                    trajectory.error = f"thought {finite[b][n].index(False) + 1} is not finite"
-                    trajectory.score = None
-                if kept is not None:
-                    trajectory.thoughts = kept[b, n, :count].clone()
-                listed.append(trajectory)
-            described.append(listed)
-        return described
-
-    def _rows_to_decode(self, part: list[list[Trajectory]], winners: list[Trajectory | None]) -> Tensor:
-        """Rows with usable thoughts; of each question the best-scored one alone where that is enough.
-
-        `winners` holds each question's best of the earlier parts. It is updated, and a beaten one gives up its
-        answer, so that a result does not tell how the run was cut.
-        """
-        rows = []
-        for b, listed in enumerate(part):
-            usable = [n for n, trajectory in enumerate(listed) if trajectory.error is None]
-            if not self.decode_all:
-                earlier = winners[b]
-                best = _best_scored(([] if earlier is None else [earlier]) + [listed[n] for n in usable])
-                if earlier is not None and best is not earlier:
-                    earlier.forget_answer()
-                usable = [n for n in usable if listed[n] is best]
-                winners[b] = best
-            rows += [b * len(listed) + n for n in sorted(usable)]
-        return torch.tensor(rows, dtype=torch.int64)
-
-    def _report(self, question: int, listed: list[Trajectory]) -> None:
-        for trajectory in listed:
-            if trajectory.error is not None:
-                place = f"question {question}, trajectory {trajectory.index}"
-                message = f"{place}: {trajectory.error}; it is not selected"
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
-def _best_scored(trajectories: Sequence[Trajectory]) -> Trajectory | None:
-    return max(trajectories, key=lambda trajectory: trajectory.score or 0.0, default=None)
+def _beam(select: str, n: int | None, beams: int | None, candidates: int | None) -> Beam | None:
+    given = {"beams": beams, "candidates": candidates}
+    for name, value in given.items():
+        if value is not None and select != "beam":
+            raise ValueError(f"{name}: got {value!r} with select={select!r}; it belongs to select='beam'")
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is needed")
+    if select != "beam":
+        return None
+    if n is not None:
+        raise ValueError(f"n: got {n!r} with select='beam'; give beams= and candidates= instead")
+    return Beam(beams or _BEAMS, candidates or _CANDIDATES)
 
 
 def _is_64_bits(value: object) -> bool:
@@ -278,6 +200,9 @@ def _check_reward(model: LatentModel, reward: LatentRM) -> None:
         raise ValueError(
             "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
         )
+    place = reward.head_weight.device
+    if place != model.device:
+        raise ValueError(f"reward: is on {place}; the model is on {model.device}")
     blocks = reward.blocks
     if blocks.hidden_size != model.blocks.hidden_size:
         raise ValueError(
@@ -293,5 +218,5 @@ def _check_reward(model: LatentModel, reward: LatentRM) -> None:
 def _result(text: str, trajectories: list[Trajectory], select: str, settings: dict[str, Any]) -> Result:
     answers = [trajectory.answer for trajectory in trajectories]
     scores = [trajectory.score for trajectory in trajectories]
-    selection = SELECTORS[select](answers, scores)
+    selection = SELECTORS.get(select, best_of_n)(answers, scores)
     return Result(text, trajectories, select, selection.chosen, selection.votes, settings)

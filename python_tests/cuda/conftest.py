@@ -1,4 +1,4 @@
-"""The host build of the CUDA kernels, and the random calls shared with python_tests/ops."""
+"""The host build of the CUDA kernels, and what is shared with python_tests/ops and python_tests/engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python_tests" / "ops"))
+for _room in ("engine", "ops"):
+    sys.path.insert(0, str(ROOT / "python_tests" / _room))
 
 
 @pytest.fixture(scope="session")

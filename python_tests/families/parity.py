@@ -12,7 +12,7 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.samplers import Sampler
 
-ENGINES = ("native", "modules", "reference")
+ENGINES = ("native", "native, graph", "modules", "reference")
 QUESTIONS = (
     "A robe takes 2 bolts of blue fiber and half that much white fiber.  How many bolts in total does it take?",
     " Anna has 12 tickets. ",

@@ -21,11 +21,12 @@ from chat_checkpoints import (
     write_checkpoint,
     write_tokenizer,
 )
-from random_models import random_reward
+from random_models import keys_of, random_reward
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import latent_ext
+from latent_ext.engine.base import Beam, LatentRequest
 from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.convert import convert
 from latent_ext.models.huginn import Huginn
@@ -379,3 +380,12 @@ def test_a_copy_has_the_same_weights_and_no_other_layout_holds_it(directory: Pat
     assert latent_ext.load(tmp_path / "copy").weights_hash == latent_ext.load(directory).weights_hash
     with pytest.raises(ValueError, match=r"to: layout 'latenttts' holds family .* is 'huginn'"):
         convert(directory, tmp_path / "other", "latenttts")
+
+
+@pytest.mark.parametrize("engine", ["modules", "reference"])
+def test_a_beam_is_refused(model: LatentModel, engine: str) -> None:
+    prompts = [model.encode(question) for question in QUESTIONS]
+    request = LatentRequest(prompts, keys_of(prompts, 2), Sampler(), SEED, Beam(1, 2))
+    runner = engine_of(model, engine)
+    with pytest.raises(ValueError, match=r"^beam: .* thoughts are depth steps in the family 'huginn'"):
+        runner.sample(request, runner.read_prompts(prompts, Sampler()))

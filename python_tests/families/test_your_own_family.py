@@ -170,3 +170,11 @@ def test_an_object_finds_the_modules_of_a_published_layout(
     assert model.family.name == "halved"
     result = latent_ext.solve(model, "7", n=2, sampler="noise:0.1", return_thoughts=True)[0]
     assert all(trajectory.steps == 4 for trajectory in result.trajectories)
+
+
+def test_a_beam_over_rows_that_end_by_themselves_is_refused(page: dict[str, Any]) -> None:
+    model, reward = latent_ext.load(family=page["Echo"]()), latent_ext.load_reward()
+    with pytest.raises(
+        ValueError, match=r"^beam: .* rows end their thoughts by themselves in the family 'echo'"
+    ):
+        latent_ext.solve(model, page["question"], sampler="noise:0.1", reward=reward, select="beam")

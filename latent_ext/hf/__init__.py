@@ -1,0 +1,1 @@
+"""Plugging into Hugging Face: `accelerate`, `generate`, Auto classes, shared-prompt attention."""

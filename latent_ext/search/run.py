@@ -1,0 +1,177 @@
+"""N trajectories per prompt: sampled, scored, and decoded as far as the selection needs it. No text here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
+from latent_ext.engine.beam import check_beam
+from latent_ext.engine.draws import check_sampler
+from latent_ext.engine.plan import Chunk, plan
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.ops.arguments import to_signed
+from latent_ext.ops.keys import trajectory_keys
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
+from latent_ext.search.result import Trajectory
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of one run over prompts, and how a chunk of it is computed.
+
+    Attributes:
+        n: trajectories per question that form the first thought.
+        decode_all: decode every answer, not only that of each question's best-scored trajectory.
+        beam: prunes and branches between thoughts by the scores of `reward`.
+    """
+
+    model: LatentModel
+    engine: Engine
+    sampler: Sampler
+    reward: LatentRM | None
+    n: int
+    seed: int
+    temperature: float
+    decode_all: bool
+    return_thoughts: bool
+    beam: Beam | None = None
+
+    def over(
+        self,
+        prompts: Sequence[Tensor],
+        question_keys: Sequence[int],
+        *,
+        max_answer_tokens: int,
+        memory_bytes: int,
+        max_rows: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Trajectory]]:
+        """Trajectories of each prompt, in order; answers are token ids, not yet text.
+
+        Args:
+            prompts: int64 [length] ids each.
+            question_keys: 64 bits each.
+            max_answer_tokens: longest answer; less where the model's positions end sooner.
+            memory_bytes, max_rows: see `latent_ext.engine.plan.plan`.
+            progress: called with (trajectories done, trajectories in all).
+
+        Raises:
+            ValueError: for a sampler with a part that does not act in this family, or a beam over rows that do not all
+                think the same number of thoughts.
+        """
+        check_sampler(self.model, self.sampler)
+        if self.beam is not None:
+            check_beam(self.model)
+        trajectories: list[list[Trajectory]] = [[] for _ in prompts]
+        done, total = 0, self.n * len(prompts)
+        room = self.model.max_positions - self.model.thought_positions
+        chunks = plan(
+            [len(prompt) for prompt in prompts],
+            [min(max_answer_tokens, room - len(prompt)) for prompt in prompts],
+            self.n,
+            lambda length: self.engine.bytes_per_row(self.model, self.sampler, length, max_answer_tokens),
+            memory_bytes=memory_bytes,
+            max_rows=max_rows,
+            whole=self.beam is not None,
+        )
+        for chunk in chunks:
+            for b, part in self.chunk(chunk, prompts, question_keys):
+                trajectories[b].extend(part)
+                done += len(part) if self.beam is None else self.n
+                if progress is not None:
+                    progress(done, total)
+        return trajectories
+
+    def chunk(
+        self, chunk: Chunk, prompts: Sequence[Tensor], question_keys: Sequence[int]
+    ) -> list[tuple[int, list[Trajectory]]]:
+        """All trajectories of the chunk's questions, in order of n for each question."""
+        own = [prompts[b] for b in chunk.questions]
+        cache = self.engine.read_prompts(own, self.sampler)
+        reward_cache = None if self.reward is None else self.engine.read_reward_prompts(self.reward, own)
+        of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
+        all_keys = trajectory_keys(of_questions, self.n)
+        finished = []
+        winners: list[Trajectory | None] = [None] * len(own)
+        for first, last in chunk.parts:
+            keys = all_keys[:, first:last].contiguous()
+            request = LatentRequest(own, keys, self.sampler, self.seed, self.beam)
+            run = self.engine.sample(request, cache, self.reward, reward_cache)
+            part = self._describe(run, first)
+            rows = self._rows_to_decode(part, winners)
+            answers = self.engine.answer(
+                run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
+            )
+            width = run.trajectories
+            logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
+            for place, row in enumerate(rows.tolist()):
+                trajectory = part[row // width][row % width]
+                trajectory.tokens = answers.tokens[place]
+                trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
+            for b, listed in zip(chunk.questions, part, strict=True):
+                self._report(b, listed)
+                finished.append((b, listed))
+        return finished
+
+    def _describe(self, run: LatentRun, first: int) -> list[list[Trajectory]]:
+        thoughts, scores, keys = run.thoughts, run.scores, run.keys
+        questions, width = keys.shape
+        steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
+        counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
+        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
+        by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
+        kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
+        described = []
+        for b in range(questions):
+            listed = []
+            for n in range(width):
+                count = counts[b][n]
+                trajectory = Trajectory(index=first + n, key=key_of[b][n], steps=count)
+                if by_step is not None:
+                    trajectory.set_scores(by_step[b][n][:count])
+                if not all(finite[b][n]):
+                    trajectory.error = f"thought {finite[b][n].index(False) + 1} is not finite"
+                    trajectory.score = None
+                if kept is not None:
+                    trajectory.thoughts = kept[b, n, :count].clone()
+                listed.append(trajectory)
+            described.append(listed)
+        return described
+
+    def _rows_to_decode(self, part: list[list[Trajectory]], winners: list[Trajectory | None]) -> Tensor:
+        """Rows with usable thoughts; of each question the best-scored one alone where that is enough.
+
+        `winners` holds each question's best of the earlier parts. It is updated, and a beaten one gives up its
+        answer, so that a result does not tell how the run was cut.
+        """
+        rows = []
+        for b, listed in enumerate(part):
+            usable = [n for n, trajectory in enumerate(listed) if trajectory.error is None]
+            if not self.decode_all:
+                earlier = winners[b]
+                best = _best_scored(([] if earlier is None else [earlier]) + [listed[n] for n in usable])
+                if earlier is not None and best is not earlier:
+                    earlier.forget_answer()
+                usable = [n for n in usable if listed[n] is best]
+                winners[b] = best
+            rows += [b * len(listed) + n for n in sorted(usable)]
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def _report(self, question: int, listed: list[Trajectory]) -> None:
+        for trajectory in listed:
+            if trajectory.error is not None:
+                place = f"question {question}, trajectory {trajectory.index}"
+                message = f"{place}: {trajectory.error}; it is not selected"
+                warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def _best_scored(trajectories: Sequence[Trajectory]) -> Trajectory | None:
+    return max(trajectories, key=lambda trajectory: trajectory.score or 0.0, default=None)
