@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from latent_ext.sampler_parts import PARTS, exact_text, read_part
+
 Scope = Literal["latent", "prompt+latent"]
 Sites = Literal["residual", "residual+embedding"]
 Per = Literal["step", "trajectory"]
@@ -18,16 +20,10 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 SITES: tuple[str, ...] = get_args(Sites)
 
 _GRAMMAR = (
-    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]', 'head[:TEMPERATURE]', or dropout "
-    "and one of the others joined by '+', for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'"
+    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or both joined by '+', "
+    "for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'; for families that they act in, also "
+    "'head[:TEMPERATURE]' in place of noise, " + ", ".join(f"'{part.grammar}'" for part in PARTS.values())
 )
-
-
-def _exact(value: float) -> str:
-    """The shorter text of `value` that reads back as the same number: a recorded sampler can be rebuilt."""
-    short = f"{value:g}"
-    text = short if float(short) == value else repr(float(value))
-    return text.replace("e+", "e")  # "+" joins two parts
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class MCDropout:
             raise ValueError(f"sites: got {self.sites!r}; allowed are {', '.join(SITES)}")
 
     def __str__(self) -> str:
-        return f"dropout:{_exact(self.p)}" + (":trajectory" if self.per == "trajectory" else "")
+        return f"dropout:{exact_text(self.p)}" + (":trajectory" if self.per == "trajectory" else "")
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class GaussianNoise:
             raise ValueError(f"sigma: got {self.sigma!r}; a finite standard deviation >= 0 is needed")
 
     def __str__(self) -> str:
-        return f"noise:{_exact(self.sigma)}" + (":relative" if self.relative else "")
+        return f"noise:{exact_text(self.sigma)}" + (":relative" if self.relative else "")
 
 
 @dataclass(frozen=True)
@@ -105,12 +101,12 @@ class HeadNoise:
             raise ValueError(f"temperature: got {self.temperature!r}; a finite factor >= 0 is needed")
 
     def __str__(self) -> str:
-        return "head" if self.temperature == 1.0 else f"head:{_exact(self.temperature)}"
+        return "head" if self.temperature == 1.0 else f"head:{exact_text(self.temperature)}"
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Dropout, noise, both or neither, and the scope in which dropout acts.
+    """Dropout, noise, both or neither, what single families know, and the scope in which it acts.
 
     Args:
         dropout: None for none.
@@ -120,7 +116,10 @@ class Sampler:
             of a question; the pass over the last prompt token, which yields the first thought, and the passes
             over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
             also acts while the whole prompt is read (the published LatentTTS behaviour), so every trajectory
-            reads its own prompt. Noise touches thoughts only, in either scope.
+            reads its own prompt. Noise touches thoughts only, in either scope. In a depth-recurrent model every token
+            of the trajectory thinks, so randomness acts in the last prompt token and the answer ("latent") or in all
+            tokens ("prompt+latent", as published).
+        parts: of `latent_ext.sampler_parts`, at most one of a kind.
 
     Example:
         >>> Sampler.parse("dropout:0.2").dropout.p
@@ -133,10 +132,14 @@ class Sampler:
     noise: GaussianNoise | None = None
     scope: Scope = "latent"
     head: HeadNoise | None = None
+    parts: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
             raise ValueError(f"scope: got {self.scope!r}; allowed are {', '.join(SCOPES)}")
+        names = [getattr(part, "name", type(part).__name__) for part in self.parts]
+        if len(set(names)) < len(names) or not set(names) <= set(PARTS):
+            raise ValueError(f"parts: got {', '.join(names)}; allowed are {', '.join(PARTS)}, one of each")
         if self.noise is not None and self.head is not None:
             raise ValueError(f"head: got {self.head} beside {self.noise}; one of the two is allowed")
 
@@ -153,7 +156,17 @@ class Sampler:
     @property
     def deterministic(self) -> bool:
         """Whether all trajectories of a question share their thoughts."""
-        return not (self.drops or self.noisy or self.draws_from_head)
+        return not self.active
+
+    @property
+    def active(self) -> dict[str, Any]:
+        """What does something, by the name of its text form."""
+        found: dict[str, Any] = {"dropout": self.dropout} if self.drops else {}
+        if self.noisy:
+            found["noise"] = self.noise
+        if self.draws_from_head:
+            found["head"] = self.head
+        return found | {part.name: part for part in self.parts if part.acts}
 
     @property
     def draws_from_head(self) -> bool:
@@ -177,6 +190,12 @@ class Sampler:
             return sampler
         for part in text.split("+"):
             kind, colon, rest = part.strip().partition(":")
+            if kind in PARTS and kind not in [known.name for known in sampler.parts]:
+                try:
+                    sampler = replace(sampler, parts=(*sampler.parts, read_part(kind, rest)))
+                except LookupError:
+                    raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}") from None
+                continue
             if kind == "head" and not colon:
                 rest = "1"
             number, _, variant = rest.partition(":")
@@ -210,7 +229,9 @@ class Sampler:
 
     def __str__(self) -> str:
         return (
-            "+".join(str(part) for part in (self.dropout, self.noise, self.head) if part is not None)
+            "+".join(
+                str(part) for part in (self.dropout, self.noise, self.head, *self.parts) if part is not None
+            )
             or "none"
         )
 

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from latent_ext.models.convert import convert as run_convert
+from latent_ext.models.layouts import LAYOUTS
+from latent_ext.models.registry import FAMILIES
 
 EXAMPLES = """Examples:
 
@@ -23,12 +25,10 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="A directory that is new or empty.")],
     to: Annotated[
         str,
-        typer.Option(
-            help="Layout: latenttts, original-coconut, simcot-coconut, original-codi or original-colar."
-        ),
+        typer.Option(help=f"Layout: {', '.join(LAYOUTS)}."),
     ],
     family: Annotated[
-        str | None, typer.Option(help="coconut, codi or colar. Default: read off the files.")
+        str | None, typer.Option(help=f"{', '.join(FAMILIES)}. Default: read off the files.")
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Directory or Hub id of the base model, for what SRC leaves out.")

@@ -17,6 +17,7 @@ from latent_ext.cli.progress import Report, reporting
 from latent_ext.cli.strict_json import strict_json
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
+from latent_ext.models.registry import FAMILIES
 from latent_ext.rewards import load_reward
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
@@ -48,14 +49,17 @@ def solve(
         str, typer.Option(help="Directory, weight file or Hub id of the generator, in any published layout.")
     ] = "shipped",
     family: Annotated[
-        str | None, typer.Option(help="coconut, codi or colar. Default: read off the files.")
+        str | None, typer.Option(help=f"{', '.join(FAMILIES)}. Default: read off the files.")
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(help="Directory or Hub id of the generator's base model, for what its files leave out."),
     ] = None,
     latent_length: Annotated[
-        int | None, typer.Option(help="Thoughts per trajectory (CoLaR: at most). Default: the model's own.")
+        int | None,
+        typer.Option(
+            help="Thoughts per trajectory (at most, where they end by themselves). Default: the model's own."
+        ),
     ] = None,
     switch: Annotated[
         list[str] | None,
@@ -75,7 +79,10 @@ def solve(
         typer.Option("--n", help="Trajectories per question. Default: 64; not with --select beam."),
     ] = None,
     sampler: Annotated[
-        str, typer.Option(help="dropout:P, noise:SIGMA[:relative], head, two joined by +, or none.")
+        str,
+        typer.Option(
+            help="dropout:P, noise:SIGMA[:relative], ... joined by +, or none; docs/randomness.md has all."
+        ),
     ] = SHIPPED_SAMPLER,
     scope: Annotated[str, typer.Option(help="latent, or prompt+latent (published behaviour).")] = "latent",
     select: Annotated[

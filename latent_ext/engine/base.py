@@ -67,6 +67,16 @@ class LatentRequest:
 class LatentRun:
     """A finished latent phase. Row r is trajectory ``r % trajectories`` of question ``r // trajectories``.
 
+    Rows come to differ in their number of thoughts in two ways, which no model has both of:
+
+    - ``Semantics.stop`` (CoLaR; engine/stopping.py, engine/reference_stopping.py): the language model ends the phase, by
+      drawing the separator after a pass. Every thought is read in the latent phase, stochastically, since its pass decides.
+    - ``NextThought.ended`` of a ``ThoughtRule`` (soft tokens, families of one's own; engine/rule_modules.py,
+      engine/rule_reference.py): the rule ends it, looking at the hidden state. The last thought is read, clean, with the
+      answer, as where the number is fixed.
+
+    Both fill `counts`, and search does not know them apart.
+
     Attributes:
         request: what was asked.
         thoughts: [rows, T, hidden], as fed to the model (noise included).
@@ -75,8 +85,8 @@ class LatentRun:
         beam_keys: int64 [rows], keys of the trajectories that pruning has left; None where nothing was pruned.
         lineage: int64 [rows, T], which row of its question each of them was while each thought was formed; None where
             nothing was pruned.
-        counts: int64 [rows], how many thoughts each row has, where rows stop by themselves; what `thoughts` and
-            `scores` hold behind them is 0. None: T each.
+        counts: int64 [rows], how many thoughts each row has, where rows end their phase by themselves; what
+            `thoughts` and `scores` hold behind them is 0. None: T each.
     """
 
     request: LatentRequest

@@ -8,19 +8,42 @@ import torch
 from torch import Tensor
 
 from latent_ext.engine.base import Beam, LatentRequest
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.family import ThoughtHead
+from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import child_key
 from latent_ext.rewards.latent_rm import LatentRM
 
 
-def checked_beam(request: LatentRequest, reward: LatentRM | None) -> Beam | None:
+def check_beam(model: LatentModel) -> None:
+    """Refuses models whose trajectories a beam search cannot compare thought by thought.
+
+    Raises:
+        ValueError: if rows end their thoughts by themselves, or thoughts are depth steps.
+    """
+    feedback = model.feedback
+    if isinstance(feedback, ThoughtHead) and model.semantics.stop == "fixed":
+        return
+    what = (
+        "thoughts are depth steps"
+        if isinstance(feedback, DepthSteps)
+        else "rows end their thoughts by themselves"
+    )
+    raise ValueError(
+        f"beam: trajectories are pruned after every thought, all at once; the {what} in the family {model.family.name!r}"
+    )
+
+
+def checked_beam(request: LatentRequest, reward: LatentRM | None, model: LatentModel) -> Beam | None:
     """The request's beam, or None.
 
     Raises:
-        ValueError: for a beam without a reward, or numbers below 1.
+        ValueError: for a beam without a reward, numbers below 1, or a model that `check_beam` refuses.
     """
     beam = request.beam
     if beam is None:
         return None
+    check_beam(model)
     if reward is None:
         raise ValueError("reward: got None; a beam is pruned by the scores of a LatentRM")
     if beam.keep < 1 or beam.candidates < 1:

@@ -12,6 +12,7 @@ from latent_ext.engine.base import LatentRequest
 from latent_ext.engine.beam import Branching
 from latent_ext.engine.decoder import Pages, Prompts, open_pages, step
 from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.family import apply_stages
 from latent_ext.rewards.latent_rm import LatentRM
 
 
@@ -61,7 +62,8 @@ class BeamScores:
             torch.zeros(rows, dtype=torch.int64, device=device),
         )
         weight = self.reward.head_weight
-        hidden = step(self.reward.blocks, thought.to(weight.dtype), self.cache, self.pages, clean)
+        read = step(self.reward.blocks, thought.to(weight.dtype), self.cache, self.pages, clean)
+        hidden = apply_stages(self.reward.stages, read)
         offsets = torch.arange(self.questions + 1, device=device) * (rows // max(self.questions, 1))
         self.scores[:, t], self.total, self.best = ops.score_and_prune(
             hidden, weight, self.reward.head_bias, self.total, offsets, keep=self.widths[t][0]

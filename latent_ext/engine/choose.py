@@ -10,9 +10,15 @@ from latent_ext.engine.base import Engine
 from latent_ext.engine.cuda import CudaEngine
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
+from latent_ext.engine.depth_modules import DepthModulesEngine
+from latent_ext.engine.depth_reference import DepthReferenceEngine
 from latent_ext.engine.modules import ModulesEngine
 from latent_ext.engine.native import NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
+from latent_ext.engine.rule_modules import RuleModulesEngine
+from latent_ext.engine.rule_reference import RuleReferenceEngine
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import WEIGHTS, why_not_packable
 from latent_ext.rewards.latent_rm import LatentRM
@@ -38,12 +44,12 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine's name and the sentence that says why it was taken, or why not.
+    """An engine's name and what says why it was taken (and, of a choice, why faster ones were not), or why not.
 
     Attributes:
         name: "native", "modules" or "reference".
         usable: whether it can run.
-        why: one sentence.
+        why: one sentence; behind it, of a choice, why faster engines were not taken.
         rung: how the native engine runs the latent phase on a CUDA device; None elsewhere.
     """
 
@@ -99,7 +105,7 @@ def choose_engine(
         raise ValueError(f"engine: got {engine!r}; allowed are auto, {', '.join(ENGINES)}")
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(WEIGHTS)}")
-    reasons = []
+    reasons: list[str] = []
     for choice in engine_report(model.device):
         if engine not in ("auto", choice.name):
             continue
@@ -107,7 +113,8 @@ def choose_engine(
         if reason is None:
             if forced and choice.name != "native":
                 raise ValueError(f"rung: {rung!r} needs the native engine, and {choice.name!r} was taken")
-            return _make(choice, model, max_answer_tokens, weights, rung)
+            taken = replace(choice, why="; ".join([choice.why, *reasons]))
+            return _make(taken, model, max_answer_tokens, weights, rung)
         reasons.append(f"{choice.name!r} cannot run this model on {model.device}: {reason}")
         if engine == choice.name:
             raise RuntimeError(f"engine: {reasons[-1]}")
@@ -121,13 +128,20 @@ def _why_not(
 ) -> str | None:
     if not choice.usable:
         return choice.why
+    feedback = model.feedback
     if choice.name != "native":
         return None if weights is None else f"it computes in the model's own format, not in {weights!r}"
+    if isinstance(feedback, DepthSteps):
+        return "its thoughts are depth steps of one token"
+    if not isinstance(feedback, ThoughtHead):
+        return f"its thoughts are formed by a rule in Python ({type(feedback).__name__})"
+    if model.ids.stops:
+        return "several tokens end its answers"
     if model.device.type == "cuda" and weights is not None and weights not in DTYPES:
         return f"on CUDA it computes in {' or '.join(DTYPES)}, not in {weights}"
     if model.semantics.stop != "fixed":
         return "its rows stop by themselves, and the compiled latent phase has one number of thoughts for all"
-    reason = why_not_packable(model.body, model.family.thought_head(model.hf))
+    reason = why_not_packable(model.body, feedback)
     if reason is None and reward is not None:
         reason = why_not_packable(reward.module.body)
         if reason is None and reward.stages:
@@ -140,11 +154,25 @@ def _make(
     choice: EngineChoice, model: LatentModel, max_answer_tokens: int, weights: str | None, rung: str | None
 ) -> tuple[Engine, EngineChoice]:
     if choice.name != "native":
-        made = ModulesEngine if choice.name == "modules" else ReferenceEngine
-        return made(model, max_answer_tokens), choice
+        return _in_pytorch(choice.name, model, max_answer_tokens), choice
     own = weights or ("bf16" if model.dtype == torch.bfloat16 else "fp32")
     if model.device.type != "cuda":
         return NativeEngine(model, max_answer_tokens, own), choice
     taken: RungChoice = choose_rung(rung, model.device)
     engine = CudaEngine(model, max_answer_tokens, own, taken.name)
     return engine, replace(choice, why=f"{choice.why}, {taken.name!r}: {taken.why}", rung=taken.name)
+
+
+def _in_pytorch(name: str, model: LatentModel, max_answer_tokens: int) -> Engine:
+    """The engine "modules" or "reference" of the model's kind of feedback."""
+    feedback, semantics = model.feedback, model.semantics
+    if isinstance(feedback, ThoughtHead):
+        return (ModulesEngine if name == "modules" else ReferenceEngine)(model, max_answer_tokens)
+    if (semantics.stop, semantics.pads) != ("fixed", "masked"):
+        raise ValueError(
+            f"family: {model.family.name!r} has semantics stop={semantics.stop!r} and pads={semantics.pads!r}; "
+            "where its thoughts are formed by a rule or by depth steps, only 'fixed' and 'masked' are allowed"
+        )
+    if isinstance(feedback, DepthSteps):
+        return (DepthModulesEngine if name == "modules" else DepthReferenceEngine)(model, max_answer_tokens)
+    return (RuleModulesEngine if name == "modules" else RuleReferenceEngine)(model, max_answer_tokens)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import GPT2Model, LlamaModel, PreTrainedModel
+from transformers import GPT2Model, PreTrainedModel
 
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.ops import philox, sites
@@ -18,7 +18,7 @@ def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tenso
     """Within the context, the forward of `body` applies the counter masks of `dropout`.
 
     Args:
-        body: a ``GPT2Model`` or ``LlamaModel`` in eval mode, so that its own dropout is the identity.
+        body: a ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model`` in eval mode, so that its own dropout is the identity.
         dropout: keys of the batch's rows.
         positions: int64 [rows, length] of the forward that follows, which is given `inputs_embeds`.
     """
@@ -55,7 +55,7 @@ def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tenso
 def _branch_ends(body: PreTrainedModel) -> Iterator[tuple[nn.Module, int]]:
     """The modules whose outputs "residual" dropout acts on, with their sites."""
     blocks: Any  # nn.ModuleList has no element type
-    if isinstance(body, LlamaModel):
+    if not isinstance(body, GPT2Model):  # Llama and Qwen2 share their names
         blocks = body.layers
         for layer, block in enumerate(blocks):
             yield block.mlp.down_proj, sites.layer_site(layer, sites.MLP_OUTPUT)

@@ -63,7 +63,9 @@ class CudaEngine:
         self.weights = weights
         self.rung = rung
         self.max_answer_tokens = max_answer_tokens
-        self._head = model.family.thought_head(model.hf)
+        head = model.feedback
+        assert isinstance(head, ThoughtHead)
+        self._head = head
         beside = [model.answer_head, *_tensors(self._head)]
         self.blocks: CudaBlocks = cuda_blocks(model.body, weights, beside)
         self.lm_head = self.blocks.cast(model.answer_head)
@@ -172,7 +174,7 @@ class CudaEngine:
         reward: LatentRM | None = None,
         reward_cache: PromptCache | None = None,
     ) -> LatentRun:
-        beam = checked_beam(request, reward)
+        beam = checked_beam(request, reward, self.model)
         # Without randomness a question's trajectories share the first one's thoughts.
         shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         asked = replace(request, keys=request.keys[:, :1]) if shared else request

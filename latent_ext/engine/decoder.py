@@ -7,7 +7,7 @@ through the ancestry table, so selecting rows moves indices and never a cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional
 from latent_ext import ops
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.models.blocks import Blocks
+from latent_ext.models.depth import DepthSteps
 from latent_ext.ops import sites
 
 
@@ -73,7 +74,12 @@ class Pages:
 
 
 def read_prompts(
-    blocks: Blocks, prompts: Sequence[Tensor], dropout: RowDropout, dtype: torch.dtype
+    blocks: Blocks | DepthSteps,
+    prompts: Sequence[Tensor],
+    dropout: RowDropout,
+    dtype: torch.dtype,
+    *,
+    run: Callable[..., Tensor] | None = None,
 ) -> tuple[Prompts, Tensor]:
     """Reads whole prompts with causal attention.
 
@@ -82,6 +88,7 @@ def read_prompts(
         prompts: int64 [length] ids each; padded on the right, where causality keeps pads out of sight.
         dropout: one key per prompt.
         dtype: storage of the caches.
+        run: how the body computes; default: `run_blocks`.
 
     Returns:
         The cache, and the final-norm hidden state of each prompt's last token, [prompts, hidden].
@@ -99,10 +106,17 @@ def read_prompts(
         return [torch.empty(shape, dtype=dtype, device=device) for _ in range(blocks.layers)]
 
     cache = Prompts(allocate(), allocate(), lengths)
-    return cache, read_padded(blocks, tokens, cache, dropout)
+    return cache, read_padded(blocks, tokens, cache, dropout, run=run)
 
 
-def read_padded(blocks: Blocks, tokens: Tensor, cache: Prompts, dropout: RowDropout) -> Tensor:
+def read_padded(
+    blocks: Blocks | DepthSteps,
+    tokens: Tensor,
+    cache: Prompts,
+    dropout: RowDropout,
+    *,
+    run: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Reads prompts that are padded on the right, into a cache of the same length.
 
     Args:
@@ -110,6 +124,7 @@ def read_padded(blocks: Blocks, tokens: Tensor, cache: Prompts, dropout: RowDrop
         tokens: int64 [prompts, longest].
         cache: with the real lengths; keys and values of all places are written, those of pads too.
         dropout: one key per prompt.
+        run: how the body computes; default: `run_blocks`.
 
     Returns:
         Final-norm hidden state of each prompt's last token, [prompts, hidden].
@@ -142,12 +157,17 @@ def read_padded(blocks: Blocks, tokens: Tensor, cache: Prompts, dropout: RowDrop
         return context.transpose(1, 2).reshape(count * longest, blocks.heads, blocks.head_dim)
 
     inputs = blocks.token_embedding(tokens.reshape(-1))
-    hidden = run_blocks(blocks, inputs, positions, flat, attend)
+    hidden = (run or run_blocks)(blocks, inputs, positions, flat, attend)
     return hidden.reshape(count, longest, -1)[torch.arange(count, device=device), cache.lengths - 1]
 
 
 def open_pages(
-    blocks: Blocks, prompt_index: Tensor, positions: int, dtype: torch.dtype, *, slots: int | None = None
+    blocks: Blocks | DepthSteps,
+    prompt_index: Tensor,
+    positions: int,
+    dtype: torch.dtype,
+    *,
+    slots: int | None = None,
 ) -> Pages:
     """Empty pages of `positions` places for each row; row r writes to slot r. There are `slots`, or one per row."""
     rows, device = len(prompt_index), prompt_index.device
@@ -187,13 +207,22 @@ def move_pages(pages: Pages, rows: Tensor, positions: int) -> Pages:
     )
 
 
-def step(blocks: Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout: RowDropout) -> Tensor:
+def step(
+    blocks: Blocks | DepthSteps,
+    inputs: Tensor,
+    prompts: Prompts,
+    pages: Pages,
+    dropout: RowDropout,
+    *,
+    run: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Reads one more position of every row.
 
     Args:
         inputs: [rows, hidden], a token's embedding or a thought, before positions are added.
         prompts, pages: what the rows have read; `pages` grows by one position.
         dropout: keys of the rows.
+        run: how the body computes; default: `run_blocks`.
 
     Returns:
         Final-norm hidden state, [rows, hidden].
@@ -216,7 +245,7 @@ def step(blocks: Blocks, inputs: Tensor, prompts: Prompts, pages: Pages, dropout
             blocks.scales[layer],
         )
 
-    hidden = run_blocks(blocks, inputs, positions, dropout, attend)
+    hidden = (run or run_blocks)(blocks, inputs, positions, dropout, attend)
     pages.lengths = pages.lengths + 1
     return hidden
 

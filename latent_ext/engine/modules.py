@@ -16,7 +16,7 @@ from latent_ext.engine.beam_scores import BeamScores
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import read_padded
-from latent_ext.models.family import apply_stages, head_outputs
+from latent_ext.models.family import ThoughtHead, apply_stages, head_outputs
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
@@ -52,7 +52,7 @@ class ModulesEngine:
     def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
         self.model = model
         self.blocks = model.blocks
-        self.head = model.family.thought_head(model.hf)
+        self.head = model.feedback
         self.semantics = model.semantics
         self.answer_head = model.answer_head
         self.max_answer_tokens = max_answer_tokens
@@ -82,7 +82,7 @@ class ModulesEngine:
         reward_cache: Prompts | None = None,
     ) -> LatentRun:
         sampler, device = request.sampler, self.model.device
-        beam = checked_beam(request, reward)
+        beam = checked_beam(request, reward, self.model)
         count = request.trajectories
         steps = self.model.family.latent_length
         keys = request.keys.reshape(-1).to(device)
@@ -162,6 +162,7 @@ class ModulesEngine:
     def next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""
         head = self.head
+        assert isinstance(head, ThoughtHead)
         mean, log_std = head_outputs(head, hidden, deviation=sampler.draws_from_head)
         ops.next_thought(
             mean,
@@ -241,12 +242,13 @@ class ModulesEngine:
         logprobs = torch.zeros(len(rows), device=device)
         finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
         alive = torch.arange(len(rows), device=device)
+        closing = ids.closing(device)
         for emitted in range(max_tokens):
             if len(alive) == 0:
                 break
             token, logprob = self.draw_token(hidden, prompts, pages, keys, seed, temperature)
             logprobs[alive] += logprob
-            ended = token == ids.eos
+            ended = torch.isin(token, closing)
             finished[alive[ended]] = True
             for row, value in zip(alive[~ended].tolist(), token[~ended].tolist(), strict=True):
                 tokens[row].append(value)

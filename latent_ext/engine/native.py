@@ -16,6 +16,7 @@ from latent_ext import ops
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
 from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.visible_pads import read_padded
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import PackedModel, pack
 from latent_ext.ops.arguments import to_signed
@@ -69,7 +70,8 @@ class NativeEngine:
         self.model = model
         self.weights = weights
         self.max_answer_tokens = max_answer_tokens
-        head = model.family.thought_head(model.hf)
+        head = model.feedback
+        assert isinstance(head, ThoughtHead)
         self.packed = pack(model.body, weights=weights, lm_head=model.answer_head, head=head)
 
     def _packed_reward(self, reward: LatentRM) -> PackedModel:
@@ -104,7 +106,7 @@ class NativeEngine:
         reward: LatentRM | None = None,
         reward_cache: _Prompts | None = None,
     ) -> LatentRun:
-        beam = checked_beam(request, reward)
+        beam = checked_beam(request, reward, self.model)
         # Without randomness a question's trajectories share the first one's thoughts.
         shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         width = 1 if shared else request.trajectories

@@ -21,7 +21,7 @@ from latent_ext.engine.beam import Branching, beam_widths, checked_beam
 from latent_ext.engine.counter_dropout import counter_dropout
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
-from latent_ext.models.family import head_outputs
+from latent_ext.models.family import ThoughtHead, head_outputs
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.score_and_prune import best_first
@@ -45,7 +45,7 @@ class ReferenceEngine:
 
     def __init__(self, model: LatentModel, max_answer_tokens: int) -> None:
         self.model = model
-        self.head = model.family.thought_head(model.hf)
+        self.head = model.feedback
         self.semantics = model.semantics
         self.max_answer_tokens = max_answer_tokens
         self.weights = weights_name(model.dtype)
@@ -82,7 +82,7 @@ class ReferenceEngine:
         reward: LatentRM | None = None,
         reward_cache: None = None,
     ) -> LatentRun:
-        beam = checked_beam(request, reward)
+        beam = checked_beam(request, reward, self.model)
         if self.semantics.stop != "fixed":
             run = reference_stopping.sample(self, request)
             return self._scored(reward, run)
@@ -154,6 +154,7 @@ class ReferenceEngine:
     ) -> Tensor:
         """The thought [rows, hidden] that follows hidden states [rows, hidden] and will be read at `position`."""
         head, thought = self.head, torch.empty_like(hidden)
+        assert isinstance(head, ThoughtHead)
         mean, log_std = head_outputs(head, hidden, deviation=sampler.draws_from_head)
         ops.next_thought_reference(
             mean,
@@ -284,7 +285,7 @@ class ReferenceEngine:
             drawn, logprob = self.draw_token(hidden, keys, position, seeds, temperature)
             total = total + logprob[0]
             token = int(drawn[0])
-            if token == ids.eos:
+            if ids.end_of_answer(token):
                 return written, total, True
             written.append(token)
         return written, total, False

@@ -103,7 +103,7 @@ def answer_row(
             latest += 1
             continue
         total, latest = total + logprob[0], 0
-        if token == ids.eos:
+        if ids.end_of_answer(token):
             return written, total, True
         written.append(token)
         separators += token == ids.end

@@ -117,6 +117,7 @@ def answer_reentering(
     state, sampler = run.state, run.request.sampler
     prompts, seed, most = state.prompts, state.seed, engine.model.family.latent_length  # type: ignore[attr-defined]
     ids, blocks, device = engine.model.ids, engine.blocks, rows.device
+    closing = ids.closing(device)
     reading = RowDropout.of if engine.semantics.dropout_in_answer else RowDropout.clean_of
     stopped: Stopped = state.stopped.select(rows)  # type: ignore[attr-defined]
     keys = state.keys[rows]  # type: ignore[attr-defined]
@@ -145,7 +146,7 @@ def answer_reentering(
         view = pages.select(alive)
         token, logprob = engine.draw_token(hidden[alive], prompts, view, keys[alive], seed, temperature)
         thinks = (separators[alive] <= 1) & (latest[alive] < most) & (token != ids.end)
-        ended = ~thinks & (token == ids.eos)
+        ended = ~thinks & torch.isin(token, closing)
         logprobs[alive] += torch.where(thinks, 0.0, logprob)
         finished[alive[ended]] = True
         written = ~thinks & ~ended

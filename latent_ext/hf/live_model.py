@@ -12,7 +12,6 @@ from latent_ext.hf.prompts import LatentTokens
 from latent_ext.models.coconut import Coconut
 from latent_ext.models.family import Family, LatentIds, ThoughtHead, single_token_id
 from latent_ext.models.latent_model import LatentModel
-from latent_ext.models.registry import FAMILIES
 from latent_ext.models.thought_heads import projector_head
 from latent_ext.rewards.latent_rm import LatentRM, LatentRMModule
 
@@ -28,6 +27,10 @@ class LiveCodi(Coconut):
 
     def thought_head(self, model: nn.Module) -> ThoughtHead:
         return projector_head(model.get_submodule("projector"))
+
+
+# Those with a fixed number of thoughts between the latent tokens, which is what a generate() can write down.
+_FAMILIES: dict[str, type[Coconut]] = {"coconut": Coconut, "codi": LiveCodi}
 
 
 def check_live(model: object) -> GPT2LMHeadModel | LlamaForCausalLM:
@@ -57,15 +60,13 @@ def live_family(model: PreTrainedModel, family: str | None, latent_length: int |
     name = family or told
     if name == "codi" and "projector" not in parts:
         raise ValueError("family: 'codi' forms thoughts through a projector, which this model does not have")
-    if name != "codi" and name not in FAMILIES:
-        allowed = ", ".join(sorted({*FAMILIES, "codi"}))
-        raise ValueError(f"family: got {name!r}; allowed for a live model are {allowed}")
+    if name not in _FAMILIES:
+        raise ValueError(f"family: got {name!r}; allowed for a live model are {', '.join(_FAMILIES)}")
     if name == "coconut" and told != "coconut":
         raise ValueError(
             f"family: 'coconut' feeds the hidden state itself, but this model has the head of {told!r}"
         )
-    make: Any = LiveCodi if name == "codi" else FAMILIES[name]
-    return make(latent_length=latent_length or _DEFAULT_LENGTH)
+    return _FAMILIES[name](latent_length=latent_length or _DEFAULT_LENGTH)
 
 
 def latent_tokens(model: PreTrainedModel, tokenizer: Any, *configs: Any) -> LatentTokens:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from torch import Tensor
-from transformers import GPT2Model, LlamaModel, PreTrainedModel
+from transformers import GPT2Model, LlamaModel, PreTrainedModel, Qwen2Model
 
 from latent_ext.models.gpt2_blocks import GPT2Blocks
 from latent_ext.models.llama_blocks import LlamaBlocks
@@ -57,13 +57,13 @@ class Blocks(Protocol):
 
 
 def blocks_of(body: PreTrainedModel) -> Blocks:
-    """The pieces of `body`, a ``GPT2Model`` or ``LlamaModel`` in eval mode.
+    """The pieces of `body`, a ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model`` in eval mode.
 
     Raises:
         TypeError: for another body.
     """
     if isinstance(body, GPT2Model):
         return GPT2Blocks(body)
-    if isinstance(body, LlamaModel):
+    if isinstance(body, (LlamaModel, Qwen2Model)):
         return LlamaBlocks(body)
-    raise TypeError(f"body: got {type(body).__name__}; allowed are GPT2Model and LlamaModel")
+    raise TypeError(f"body: got {type(body).__name__}; allowed are GPT2Model, LlamaModel, Qwen2Model")

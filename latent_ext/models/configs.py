@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from latent_ext.models.checkpoint import CheckpointError
 
@@ -17,16 +17,19 @@ _BODIES: dict[str, tuple[type, dict[str, str]]] = {
         {"vocab_size": "transformer.wte.weight", "n_positions": "transformer.wpe.weight"},
     ),
     "llama": (LlamaConfig, {"vocab_size": "model.embed_tokens.weight"}),
+    "qwen2": (Qwen2Config, {"vocab_size": "model.embed_tokens.weight"}),
 }
 # These say how a checkpoint was stored or which class wrote it, not what the body is.
 _LEFT_OUT = ("architectures", "dtype", "torch_dtype", "model_type")
 
 
-def body_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Config | LlamaConfig:
+def body_config(
+    config: dict, tensors: dict[str, Tensor], source: str
+) -> GPT2Config | LlamaConfig | Qwen2Config:
     """Config of a checkpoint's body, table sizes taken from the tensors: configs often lack added tokens.
 
     Args:
-        config: the parsed ``config.json``; its ``model_type`` is "gpt2" or "llama".
+        config: the parsed ``config.json``; its ``model_type`` is "gpt2", "llama" or "qwen2".
         tensors: all tensors of the checkpoint.
         source: named in errors.
 
@@ -38,7 +41,11 @@ def body_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Co
     if not isinstance(model_type, str) or model_type not in _BODIES:
         raise CheckpointError(
             f"checkpoint {source}: model_type is {model_type!r}; "
-            f"{' and '.join(map(repr, _BODIES))} are supported"
+            f"{', '.join(map(repr, _BODIES))} are supported"
+        )
+    if config.get("use_sliding_window"):
+        raise CheckpointError(
+            f"checkpoint {source}: use_sliding_window is set; only full attention is supported"
         )
     config_class, tables = _BODIES[model_type]
     known = {key: value for key, value in config.items() if key not in _LEFT_OUT}
@@ -59,7 +66,7 @@ def body_config(config: dict, tensors: dict[str, Tensor], source: str) -> GPT2Co
         ) from None
 
 
-def build(module_class: type, config: GPT2Config | LlamaConfig, source: str) -> Any:
+def build(module_class: type, config: PreTrainedConfig, source: str) -> Any:
     """``module_class(config)`` with fresh weights; Any, since Hugging Face's decorated ``.to()`` has no signature.
 
     Raises:

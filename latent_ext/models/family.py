@@ -1,28 +1,48 @@
 """What a family of latent reasoning models has to say about itself.
 
-A family answers four questions: which tokens frame the latent phase, how the next thought is formed from the
-last hidden state, when the phase ends, and how an answer is read. Engines know nothing else about a family.
+A family answers five questions: which tokens frame the latent phase, how the next thought is formed, when the
+phase ends, where randomness acts, and how an answer is read. Engines know nothing else about a family.
+docs/your-own-family.md writes one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from latent_ext.models.chat import Chat
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.thought_rule import ThoughtRule
+
+# In place of an id: no token has this role in the family.
+NO_TOKEN = -1
+
 
 @dataclass(frozen=True)
 class LatentIds:
-    """Token ids that frame the latent phase; ``end`` is fed after the last thought."""
+    """Token ids that frame the latent phase; ``end`` is fed after the last thought.
+
+    ``start`` and ``end`` may be `NO_TOKEN`; ``stops`` end an answer as ``eos`` does.
+    """
 
     start: int
     end: int
     eos: int
     pad: int
+    stops: tuple[int, ...] = ()
+
+    def end_of_answer(self, token: int) -> bool:
+        """Whether a drawn token ends the answer."""
+        return token == self.eos or token in self.stops
+
+    def closing(self, device: torch.device) -> Tensor:
+        """int64 (1 + stops,), the tokens that end an answer."""
+        return torch.tensor([self.eos, *self.stops], dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,16 @@ class ThoughtHead:
     scale: float = 1.0
     log_std: HeadStage | None = None
 
+    @property
+    def randomness(self) -> tuple[str, ...]:
+        """Sampler parts that act."""
+        return ("dropout", "noise") if self.log_std is None else ("dropout", "noise", "head")
+
+
+# How a next thought is formed: stated by tensors, which every engine runs; by a function, once per step; or by running
+# the body again inside one token. Engines "modules" and "reference" run all three.
+Feedback: TypeAlias = ThoughtHead | ThoughtRule | DepthSteps
+
 
 def apply_stages(stages: tuple[HeadStage, ...], hidden: Tensor) -> Tensor:
     """The stages of a head in plain PyTorch, in the dtype of `hidden`.
@@ -124,16 +154,16 @@ class Family(Protocol):
 
     @property
     def latent_length(self) -> int:
-        """Number of thoughts T."""
+        """Number of thoughts T, or the most where the phase may end sooner; depth steps per token of a `DepthSteps`."""
 
-    def prompt(self, question: str) -> str:
-        """Text given to the tokenizer; it ends with the token whose pass yields the first thought."""
+    def prompt(self, question: str) -> str | Chat:
+        """Text given to the tokenizer, or messages; it ends with the token whose pass yields the first thought."""
 
     def ids(self, tokenizer: PreTrainedTokenizerBase) -> LatentIds:
         """Token ids looked up in the tokenizer, never taken from a config."""
 
-    def thought_head(self, model: nn.Module) -> ThoughtHead:
-        """How the next thought is formed."""
+    def thought_head(self, model: nn.Module) -> Feedback:
+        """How the next thought is formed, and where randomness acts."""
 
     def answer(self, text: str) -> str | None:
         """Canonical answer in the decoded answer text; None where there is none."""
@@ -156,8 +186,12 @@ def needed_eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def prompt_ids(family: Family, tokenizer: PreTrainedTokenizerBase, question: str) -> Tensor:
-    """int64 (length,) ids of a question's prompt, by default with the tokenizer's own special tokens."""
+    """int64 (length,) ids of a question's prompt, by default with the tokenizer's own special tokens, or those of its
+    chat template."""
     own = getattr(family, "prompt_ids", None)
     if own is not None:
         return own(tokenizer, question)
-    return torch.tensor(tokenizer(family.prompt(question))["input_ids"], dtype=torch.int64)
+    prompt = family.prompt(question)
+    if isinstance(prompt, Chat):
+        return prompt.ids(tokenizer)
+    return torch.tensor(tokenizer(prompt)["input_ids"], dtype=torch.int64)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from latent_ext.models.blocks import Blocks, blocks_of
-from latent_ext.models.family import Family, LatentIds, prompt_ids
+from latent_ext.models.depth import DepthSteps
+from latent_ext.models.family import Family, Feedback, LatentIds, prompt_ids
 from latent_ext.models.semantics import Semantics, semantics_of
 
 
@@ -33,7 +33,7 @@ class LatentModel:
             this generator.
     """
 
-    hf: GPT2LMHeadModel | LlamaForCausalLM
+    hf: Any  # GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM, HuginnForCausalLM or OuroForCausalLM
     tokenizer: PreTrainedTokenizerBase
     family: Family
     ids: LatentIds
@@ -50,12 +50,22 @@ class LatentModel:
 
     @property
     def body(self) -> PreTrainedModel:
-        """The model without its output embedding: ``GPT2Model`` or ``LlamaModel``."""
-        return self.hf.model if isinstance(self.hf, LlamaForCausalLM) else self.hf.transformer
+        """The model without its output embedding: ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model``."""
+        return self.hf.base_model
 
     @property
     def blocks(self) -> Blocks:
         return blocks_of(self.body)
+
+    @property
+    def feedback(self) -> Feedback:
+        """How the next thought is formed."""
+        return self.family.thought_head(self.hf)
+
+    @property
+    def thought_positions(self) -> int:
+        """Most positions that thoughts take between prompt and answer: none where they are depth steps."""
+        return 0 if isinstance(self.feedback, DepthSteps) else self.family.latent_length
 
     @property
     def lm_head(self) -> Tensor:
@@ -98,7 +108,7 @@ class LatentModel:
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"question: got {question!r}; a text that is not blank is needed")
         ids = prompt_ids(self.family, self.tokenizer, question)
-        longest = self.max_positions - self.family.latent_length - 2
+        longest = self.max_positions - self.thought_positions - 2
         if len(ids) > longest:
             raise ValueError(
                 f"question: its prompt has {len(ids)} tokens; this model takes at most {longest}"
@@ -116,9 +126,10 @@ class LatentModel:
         return [question[start:end].strip() for token, (start, end) in spans if token == unknown]
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of answer tokens; an end-of-sequence token and what follows it are left out."""
-        if self.ids.eos in tokens:
-            tokens = tokens[: tokens.index(self.ids.eos)]
+        """Text of answer tokens; a token that ends the answer and what follows it are left out."""
+        ends = [place for place, token in enumerate(tokens) if self.ids.end_of_answer(token)]
+        if ends:
+            tokens = tokens[: ends[0]]
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
@@ -17,7 +18,10 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         CheckpointError: if there is no usable one.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.tokenizer_directory, trust_remote_code=False)
+        with warnings.catch_warnings():
+            # transformers reads the config.json beside it, whose old names the user did not write.
+            warnings.filterwarnings("ignore", "`rope_scaling` is deprecated", FutureWarning)
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.tokenizer_directory, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"model: {checkpoint.source} has no usable tokenizer: {reason}") from None

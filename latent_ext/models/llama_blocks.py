@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import LlamaModel
+from transformers import LlamaModel, Qwen2Model
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from latent_ext.models.norm import Norm
@@ -13,7 +13,7 @@ from latent_ext.ops import sites
 
 
 class LlamaBlocks:
-    """Llama in pieces (Touvron et al. 2023; names of ``transformers.LlamaModel``).
+    """Llama in pieces (Touvron et al. 2023; names of ``transformers.LlamaModel``), and Qwen2, which adds biases.
 
     Args:
         model: in eval mode; its modules are used as they are, so adapters or quantised linears inside keep
@@ -23,7 +23,7 @@ class LlamaBlocks:
     # As published (LatentTTS): Llama has no dropout of its own, and one is put behind every down_proj.
     dropout_sites: tuple[int, ...] = (sites.MLP_OUTPUT,)
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: LlamaModel | Qwen2Model) -> None:
         config: Any = model.config  # fields that a config fills in are typed as if they might stay None
         self.model = model
         self._layers: Any = list(model.layers)  # nn.ModuleList has no element type

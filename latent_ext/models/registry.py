@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.coconut import Coconut
 from latent_ext.models.codi import Codi
 from latent_ext.models.colar import Colar
+from latent_ext.models.depth_checkpoint import default_family, is_depth
 from latent_ext.models.family import Family
+from latent_ext.models.huginn import Huginn
 from latent_ext.models.layouts import Checkpoint
+from latent_ext.models.ouro import Ouro
 from latent_ext.models.semantics import Semantics
+from latent_ext.models.soft_thinking import LatentGRPO, SoftThinking
 
-FAMILIES: dict[str, type] = {"coconut": Coconut, "codi": Codi, "colar": Colar}
+FAMILIES: dict[str, type] = {
+    "coconut": Coconut,
+    "codi": Codi,
+    "colar": Colar,
+    "soft-thinking": SoftThinking,
+    "latent-grpo": LatentGRPO,
+    "huginn": Huginn,
+    "ouro": Ouro,
+}
 
 
 def family_of(checkpoint: Checkpoint, semantics: Semantics, latent_length: int | None) -> Family:
@@ -27,10 +40,9 @@ def family_of(checkpoint: Checkpoint, semantics: Semantics, latent_length: int |
         ValueError: for a number of thoughts that is no whole number >= 1.
         CheckpointError: for a factor of CoLaR's head that is no positive number.
     """
-    steps = latent_length if latent_length is not None else checkpoint.latent_length
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
-    given: dict[str, Any] = {} if steps is None else {"latent_length": steps}
+    given = _steps(latent_length if latent_length is not None else checkpoint.latent_length)
+    if is_depth(checkpoint.config):
+        return replace(default_family(checkpoint.config), **given)
     if checkpoint.family == "codi":
         given |= {"semantics": semantics, "start": checkpoint.start, "end": checkpoint.end}
     elif checkpoint.family == "colar":
@@ -47,3 +59,27 @@ def family_of(checkpoint: Checkpoint, semantics: Semantics, latent_length: int |
                 f"at most latent_length = {given.get('latent_length', Colar.latent_length)} is allowed"
             )
     return FAMILIES[checkpoint.family](**given)
+
+
+def with_length(family: Family, latent_length: int | None) -> Family:
+    """A family object with `latent_length` thoughts; None: as it is.
+
+    Raises:
+        ValueError: for a number of thoughts that is no whole number >= 1, or an object that is no dataclass.
+    """
+    given = _steps(latent_length)
+    if not given:
+        return family
+    if not is_dataclass(family) or isinstance(family, type):
+        raise ValueError(
+            f"latent_length: got {latent_length}; this family is no dataclass, so give its object its own"
+        )
+    return replace(family, **given)
+
+
+def _steps(steps: int | None) -> dict[str, Any]:
+    if steps is None:
+        return {}
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
+    return {"latent_length": steps}

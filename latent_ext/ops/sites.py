@@ -17,9 +17,12 @@ FIXED = (1 << POSITION_BITS) - 1
 """The position that means "the same for the whole trajectory"; token positions are 0 .. FIXED - 1."""
 
 # Sites of the whole network.
-NOISE = 0  # Gaussian noise on a thought; element = feature index
-TOKEN = 1  # Gumbel noise of the token draw; element = vocabulary id
-INITIAL_STATE = 2  # random initial state of depth-recurrent models; element = feature index
+# Where one position draws several times per feature or token, the element is ``draw << 20 | index``; draw 0 is the index.
+NOISE = 0  # Gaussian noise on a thought; index = feature, draw = depth step of depth-recurrent models
+TOKEN = 1  # Gumbel noise of the token draw and of a soft token; index = vocabulary id, further draws: Dirichlet weights
+INITIAL_STATE = (
+    2  # states of depth-recurrent models; index = feature, draw 0: the initial one, t + 1: mixed in at step t
+)
 EMBEDDING = 3  # dropout after the embedding; element = feature index
 
 # Sites of one layer: FIRST_LAYER_SITE + SITES_PER_LAYER * layer + kind.

@@ -9,11 +9,18 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
 
 from latent_ext.assets import SHIPPED_LATENT_RM
 from latent_ext.models.blocks import Blocks, blocks_of
-from latent_ext.models.checkpoint import cast_parameters, load_into, read_config, read_tensors, resolve
+from latent_ext.models.checkpoint import (
+    CheckpointError,
+    cast_parameters,
+    load_into,
+    read_config,
+    read_tensors,
+    resolve,
+)
 from latent_ext.models.configs import body_config, build
 from latent_ext.models.devices import as_device
 from latent_ext.models.family import HeadStage
@@ -125,6 +132,8 @@ def load_reward(
     tensors = read_tensors(directory)
     hf_config = body_config(config, tensors, source)
     llama = isinstance(hf_config, LlamaConfig)
+    if not llama and not isinstance(hf_config, GPT2Config):
+        raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
     module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
     if any(name.startswith("projector.") for name in tensors):
         add_head_modules(module, "codi", tensors, hf_config.hidden_size, source)

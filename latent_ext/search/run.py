@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
+from latent_ext.engine.beam import check_beam
+from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
@@ -60,10 +62,17 @@ class Run:
             max_answer_tokens: longest answer; less where the model's positions end sooner.
             memory_bytes, max_rows: see `latent_ext.engine.plan.plan`.
             progress: called with (trajectories done, trajectories in all).
+
+        Raises:
+            ValueError: for a sampler with a part that does not act in this family, or a beam over rows that do not all
+                think the same number of thoughts.
         """
+        check_sampler(self.model, self.sampler)
+        if self.beam is not None:
+            check_beam(self.model)
         trajectories: list[list[Trajectory]] = [[] for _ in prompts]
         done, total = 0, self.n * len(prompts)
-        room = self.model.max_positions - self.model.family.latent_length
+        room = self.model.max_positions - self.model.thought_positions
         chunks = plan(
             [len(prompt) for prompt in prompts],
             [min(max_answer_tokens, room - len(prompt)) for prompt in prompts],

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
+from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
@@ -117,12 +118,6 @@ def solve(
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
-    if chosen_sampler.head is not None and model.family.thought_head(model.hf).log_std is None:
-        raise ValueError(
-            f"sampler: got {str(chosen_sampler)!r}; this model has no Gaussian head to draw from"
-        )
-    if model.semantics.pads == "visible" and chosen_sampler.drops:
-        raise ValueError(f"sampler: got {str(chosen_sampler)!r}; with pads='visible' no dropout is allowed")
     if reward is not None:
         _check_reward(model, reward)
 
@@ -201,6 +196,10 @@ def _encode(model: LatentModel, text: str, index: int) -> Tensor:
 
 
 def _check_reward(model: LatentModel, reward: LatentRM) -> None:
+    if isinstance(model.feedback, DepthSteps):
+        raise ValueError(
+            "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
+        )
     place = reward.head_weight.device
     if place != model.device:
         raise ValueError(f"reward: is on {place}; the model is on {model.device}")

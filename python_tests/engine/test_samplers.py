@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latent_ext.sampler_parts import SCHEDULES, DirichletNoise, GumbelNoise, InitialState, MixedNoise
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, as_sampler
 
 dropouts = st.builds(
@@ -15,11 +16,21 @@ noises = st.builds(GaussianNoise, st.floats(0.0, 1e30), st.booleans())
 
 
 heads = st.builds(HeadNoise, st.floats(0.0, 1e30))
+amounts = st.floats(0.0, 1e30)
+parts = st.tuples(
+    st.builds(InitialState, amounts),
+    st.builds(MixedNoise, amounts, st.sampled_from(SCHEDULES)),
+    st.builds(GumbelNoise, amounts, st.floats(1e-9, 1e9), st.booleans()),
+    st.builds(DirichletNoise, st.floats(1e-9, 1e9)),
+)
+some_parts = st.tuples(parts, st.sets(st.integers(0, 3))).map(
+    lambda drawn: tuple(part for place, part in enumerate(drawn[0]) if place in drawn[1])
+)
 
 
 @given(
-    st.builds(Sampler, st.none() | dropouts, st.none() | noises)
-    | st.builds(Sampler, st.none() | dropouts, head=heads)
+    st.builds(Sampler, st.none() | dropouts, st.none() | noises, parts=some_parts)
+    | st.builds(Sampler, st.none() | dropouts, head=heads, parts=some_parts)
 )
 def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) -> None:
     assert Sampler.parse(str(sampler)) == sampler
@@ -34,6 +45,11 @@ def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) 
         ("dropout:0.2", Sampler(MCDropout(0.2))),
         ("dropout:0.2:step", Sampler(MCDropout(0.2))),
         ("noise:0.4:absolute", Sampler(noise=GaussianNoise(0.4))),
+        ("state", Sampler(parts=(InitialState(1.0),))),
+        ("gumbel:0.5+noise:1", Sampler(noise=GaussianNoise(1.0), parts=(GumbelNoise(0.5),))),
+        ("gumbel:0.5:2:one-sided", Sampler(parts=(GumbelNoise(0.5, 2.0, True),))),
+        ("state:0.5+mix:0.1:geom", Sampler(parts=(InitialState(0.5), MixedNoise(0.1, "geom")))),
+        ("dirichlet:3", Sampler(parts=(DirichletNoise(3.0),))),
         (
             "noise:0.4:relative + dropout:0.1:trajectory",
             Sampler(MCDropout(0.1, "trajectory"), GaussianNoise(0.4, True)),
@@ -46,7 +62,8 @@ def test_text_forms(text: str, sampler: Sampler) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "dropout", "dropout:", "dropout:x", "drop:0.1", "dropout:0.1:relative", "noise:1:step",
-             "dropout:0.1+dropout:0.2", "none+noise:1", "noise:1:relative:x", "head:", "head:1:x", "head+head"],
+             "dropout:0.1+dropout:0.2", "none+noise:1", "noise:1:relative:x", "state:x", "state+state", "mix", "mix:1:late",
+             "gumbel:1:2:both", "dirichlet", "dirichlet:1:2", "head:", "head:1:x", "head+head"],
 )  # fmt: skip
 def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
     with pytest.raises(ValueError, match=r"^sampler: got .*allowed is 'none'"):
@@ -64,6 +81,13 @@ def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
         ("sigma", lambda: GaussianNoise(-1.0)),
         ("sigma", lambda: Sampler.parse("noise:inf")),
         ("scope", lambda: Sampler(scope="answer")),
+        ("parts", lambda: Sampler(parts=(InitialState(), InitialState()))),
+        ("parts", lambda: Sampler(parts=(GaussianNoise(1.0),))),
+        ("scale", lambda: Sampler.parse("state:-1")),
+        ("share", lambda: MixedNoise(float("nan"))),
+        ("schedule", lambda: MixedNoise(0.1, "late")),
+        ("tau", lambda: GumbelNoise(1.0, 0.0)),
+        ("alpha", lambda: DirichletNoise(0.0)),
         ("scope", lambda: as_sampler("none", "answer")),
     ],
 )
@@ -86,6 +110,8 @@ def test_zero_probability_and_zero_noise_count_as_deterministic() -> None:
     assert Sampler(MCDropout(0.0), GaussianNoise(0.0)).deterministic
     assert not Sampler(MCDropout(0.1)).deterministic
     assert not Sampler(noise=GaussianNoise(0.1)).deterministic
+    assert Sampler(parts=(InitialState(0.0), MixedNoise(0.0), GumbelNoise(0.0))).deterministic
+    assert not Sampler(parts=(InitialState(),)).deterministic
 
 
 def test_noise_and_a_head_exclude_each_other() -> None:

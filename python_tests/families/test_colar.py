@@ -25,6 +25,7 @@ from published_files import (
 from random_models import answer_all, keys_of, make_engine, sample
 
 import latent_ext
+from latent_ext.engine.base import Beam, LatentRequest
 from latent_ext.models.colar import Colar
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.semantics import Semantics
@@ -256,6 +257,16 @@ def test_the_native_engine_says_why_it_is_not_taken(published: Callable[..., Pub
     ):
         latent_ext.solve(model, "7", n=1, engine="native")
     assert latent_ext.solve(model, "7", n=1, sampler="none")[0].settings["engine"] == "modules"
+
+
+def test_a_beam_over_rows_that_stop_by_themselves_is_refused(published: Callable[..., Published]) -> None:
+    model = published("latenttts").load()
+    prompts = [model.encode(question) for question in QUESTIONS]
+    request = LatentRequest(prompts, keys_of(prompts, 2), Sampler(), 7, Beam(1, 2))
+    for name in ENGINES:
+        engine = make_engine(name, model)
+        with pytest.raises(ValueError, match=r"^beam: .* rows end their thoughts by themselves .* 'colar'"):
+            engine.sample(request, engine.read_prompts(prompts, Sampler()))
 
 
 def test_a_head_without_a_deviation_is_not_drawn_from(published: Callable[..., Published]) -> None:

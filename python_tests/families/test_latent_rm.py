@@ -135,6 +135,22 @@ def test_the_native_engine_says_why_it_does_not_take_a_projected_reward(
         latent_ext.solve(files.model, "7", n=1, reward=reward, engine="native")
 
 
+def test_a_beam_that_keeps_all_scores_as_best_of_n_through_a_projector(
+    published: Callable[[str], Published],
+) -> None:
+    files = published("gpt2+projector")
+    reward = latent_ext.load_reward(files.directory)
+    how = {"sampler": "noise:0.5", "reward": reward}
+    for engine in ("modules", "reference"):
+        every = latent_ext.solve(files.model, "7", n=4, engine=engine, **how)[0]
+        beam = latent_ext.solve(files.model, "7", select="beam", beams=4, candidates=1, engine=engine, **how)[
+            0
+        ]
+        assert [one.key for one in beam.trajectories] == [one.key for one in every.trajectories]
+        for mine, other in zip(beam.trajectories, every.trajectories, strict=True):
+            assert_close(torch.tensor(mine.step_scores), torch.tensor(other.step_scores), "step_score")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_reward_reads_back(published: Callable[[str], Published], kind: str, tmp_path: Path) -> None:
     read = latent_ext.load_reward(published(kind).directory)

@@ -328,6 +328,11 @@ def test_models_that_no_engine_runs_are_refused(generator: torch.Generator) -> N
         latent_ext.accelerate(model.train())
     with pytest.raises(ValueError, match=r"^family: "):
         latent_ext.accelerate(model.eval(), family="codi")
+    for name in ("colar", "soft-thinking", "huginn"):  # no fixed number of thoughts between latent tokens
+        with pytest.raises(
+            ValueError, match=f"^family: got '{name}'; allowed for a live model are coconut, codi"
+        ):
+            latent_ext.accelerate(model.eval(), family=name)
     del model.config.latent_start_id
     with pytest.raises(ValueError, match=r"^latent_start_id: "):
         latent_ext.accelerate(model)

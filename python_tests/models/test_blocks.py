@@ -59,5 +59,7 @@ def test_the_pieces_put_together_by_hand_are_the_body(generator: torch.Generator
 def test_another_body_is_refused() -> None:
     body = OPTModel(OPTConfig(hidden_size=8, word_embed_proj_dim=8, num_attention_heads=1, ffn_dim=8,
                               num_hidden_layers=1, vocab_size=8))  # fmt: skip
-    with pytest.raises(TypeError, match=r"^body: got OPTModel; allowed are GPT2Model and LlamaModel"):
+    with pytest.raises(
+        TypeError, match=r"^body: got OPTModel; allowed are GPT2Model, LlamaModel, Qwen2Model"
+    ):
         blocks_of(body)

@@ -124,7 +124,9 @@ def test_other_model_types_and_families_are_refused(directory: Path) -> None:
         latent_ext.load(directory)
     for model_type in ("opt", None, ["gpt2"]):
         change_config(directory, model_type=model_type)
-        with pytest.raises(CheckpointError, match=r"model_type is .*; 'gpt2' and 'llama' are supported"):
+        with pytest.raises(
+            CheckpointError, match=r"model_type is .*; 'gpt2', 'llama', 'qwen2' are supported"
+        ):
             latent_ext.load(directory, family="coconut")
 
 

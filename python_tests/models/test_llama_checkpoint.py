@@ -41,6 +41,13 @@ def change_tensors(directory: Path, change: Callable[[Tensors], object]) -> None
     save_file(tensors, directory / "model.safetensors")
 
 
+def test_a_latent_rm_on_another_body_is_refused(generator: torch.Generator, tmp_path: Path) -> None:
+    latent_ext.save_reward(random_llama_reward(generator), tmp_path)
+    change_config(tmp_path, model_type="qwen2")
+    with pytest.raises(CheckpointError, match="a LatentRM on 'qwen2' is not known"):
+        latent_ext.load_reward(tmp_path)
+
+
 def change_config(directory: Path, **changes: object) -> None:
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from latent_ext.models.checkpoint import CheckpointError
-from latent_ext.models.layouts.layout import Checkpoint, Stored
+from latent_ext.models.layouts.layout import Checkpoint, Stored, needed_config
 from latent_ext.models.lora import LORA_A
 from latent_ext.models.semantics import Semantics
 
@@ -39,14 +38,8 @@ class LatentTTS:
 
     def read(self, stored: Stored, family: str | None) -> Checkpoint:
         known = family or _family_of_names(stored.tensors) or _FAMILY.get(stored.architecture or "")
-        config = stored.config
-        if config is None:
-            raise CheckpointError(f"model: {stored.directory} has no config.json")
-        if known is None:
-            raise CheckpointError(
-                f"checkpoint {stored.source}: no family is known for architectures "
-                f"{config.get('architectures') or []}; name one with family=, allowed are {', '.join(self.families)}"
-            )
+        config = needed_config(stored)
+        assert known is not None
         steps = config.get("max_latent_length", config.get("latent_length"))
         return Checkpoint(
             layout=self.name,

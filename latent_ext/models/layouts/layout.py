@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from latent_ext.models.checkpoint import CheckpointError
 from latent_ext.models.layouts.base_model import BaseModel
 from latent_ext.models.semantics import Semantics
 
@@ -51,7 +52,7 @@ class Checkpoint:
 
     Attributes:
         layout: name of the layout it was read from.
-        family: a key of `latent_ext.models.registry.FAMILIES`.
+        family: a key of `latent_ext.models.registry.FAMILIES`, or the name of a family object.
         config: of the body, with the family's own fields.
         tensors: in the dtypes in which they are stored.
         semantics: behaviour of that layout's authors' code, where it is not plainly wrong.
@@ -105,6 +106,17 @@ class Layout(Protocol):
         Raises:
             ValueError: naming what the layout cannot hold.
         """
+
+
+def needed_config(stored: Stored) -> dict[str, Any]:
+    """The parsed ``config.json``.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if stored.config is None:
+        raise CheckpointError(f"model: {stored.directory} has no config.json")
+    return stored.config
 
 
 def with_copied_tables(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
