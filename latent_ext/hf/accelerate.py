@@ -49,12 +49,13 @@ def accelerate(
 ) -> Model:
     """Serves the ``generate`` of a live model by the engines, with the call signature and fields of LatentTTS.
 
-    ``generate(input_ids, attention_mask, generation_config, num_return_sequences=N, ...)`` reads `latent_length`
-    (CoLaR: `max_latent_length`), `latent_do_sample`, `latent_do_sample_by`, `dropout_p`, `noise_std`, `num_return_sequences`, `num_beams`,
-    `num_beam_candidates`, `process_reward_model` and `return_dict_in_generate` as LatentTTS does. Sequences have its
-    form: prompt, latent tokens, end token, answer. Rows of CoLaR have numbers of thoughts of their own, see
-    `LatentGenerateOutput`; its separator always follows the last one. What the engines cannot follow is refused by a ValueError that names
-    it. The model object stays as it is but for two attributes; ``model.restore()`` takes them away.
+    ``generate(input_ids, attention_mask, generation_config, num_return_sequences=N, ...)`` reads `latent_length` (CoLaR:
+    `max_latent_length`), `latent_do_sample`, `latent_do_sample_by`, `dropout_p`, `noise_std`, `num_return_sequences`,
+    `num_beams`, `num_beam_candidates`, `process_reward_model` and `return_dict_in_generate` as LatentTTS does.
+    Sequences have its form: prompt, latent tokens, end token, answer. Rows of CoLaR have numbers of thoughts of their
+    own, see `LatentGenerateOutput`; its separator always follows the last one. What the engines cannot follow is
+    refused by a ValueError that names it. The model object stays as it is but for two attributes; ``model.restore()``
+    takes them away.
 
     Args:
         model: LatentTTS's COCONUT or CODI classes on GPT-2 or Llama, its ``ColarLlama``, a plain ``GPT2LMHeadModel`` or

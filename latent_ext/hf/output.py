@@ -20,7 +20,7 @@ class LatentGenerateOutput(ModelOutput):
         sequences: int64 (rows, length), prompt as given, thoughts as the latent token, end token, answer, then padding.
         latent_thoughts: (rows, T, hidden), as they were fed to the model. Where rows stop by themselves (CoLaR), T is
             the number of thoughts of the row that has most, and 0 stands behind a row's last one; a row has as many as
-            it holds latent tokens.
+            latent tokens stand between its prompt and its end token.
         reward_scores: float32 (rows, T), the score of every thought, padded in the same way; None without a reward.
         path_sequences: int64 (batch * num_paths, length), all paths where `sequences` holds a selection.
         selected_index: int64 (rows,), which path of its question each row is.
@@ -54,7 +54,7 @@ def write_sequences(
     for listed in trajectories:
         for trajectory in listed:
             answer = list(trajectory.tokens or ())
-            thoughts = [tokens.latent] * trajectory.steps
+            thoughts = [tokens.latent] * (trajectory.steps or 0)
             written.append([*thoughts, tokens.end, *answer, *([eos] if trajectory.finished else [])])
     longest = max((len(row) for row in written), default=0)
     filled = torch.tensor([row + [pad] * (longest - len(row)) for row in written], dtype=torch.int64)

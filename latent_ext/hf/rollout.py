@@ -94,7 +94,7 @@ class Rollout:
         found = run.over(prompts, keys, max_answer_tokens=room, memory_bytes=_MEMORY_BYTES)
         for listed in found:
             for trajectory in listed:
-                _cut(trajectory, self.max_new_tokens - trajectory.steps - 1)
+                _cut(trajectory, self.max_new_tokens - (trajectory.steps or 0) - 1)
         return found
 
     def sequences(self, input_ids: Tensor, trajectories: list[list[Trajectory]]) -> Tensor:
