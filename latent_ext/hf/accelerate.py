@@ -12,13 +12,22 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from latent_ext.engine.base import Beam
-from latent_ext.hf.generation_config import LATENT_FIELDS, check_latent_fields, latent_field
-from latent_ext.hf.live_model import check_live, latent_tokens, live_family, live_latent_model, live_reward
+from latent_ext.hf.generation_config import LATENT_FIELDS, asked_length, check_latent_fields, latent_field
+from latent_ext.hf.live_model import (
+    check_live,
+    family_name,
+    latent_tokens,
+    live_family,
+    live_latent_model,
+    live_reward,
+)
 from latent_ext.hf.output import LatentGenerateOutput
+from latent_ext.hf.paths import check_beam
 from latent_ext.hf.prompts import check_frames, split_batch
 from latent_ext.hf.rollout import Rollout, drawn_seed, stack_scores, stack_thoughts
 from latent_ext.hf.sampling import check_supported, latent_sampler
 from latent_ext.hf.stopping import StopRules
+from latent_ext.models.colar import Colar
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.samplers import Scope
 
@@ -30,7 +39,7 @@ _SET = ("generate", "restore")
 def accelerate(
     model: Model | LatentModel,
     *,
-    family: str | None = None,
+    family: str | Colar | None = None,
     tokenizer: Any = None,
     latent_length: int | None = None,
     scope: Scope = "prompt+latent",
@@ -40,19 +49,21 @@ def accelerate(
 ) -> Model:
     """Serves the ``generate`` of a live model by the engines, with the call signature and fields of LatentTTS.
 
-    ``generate(input_ids, attention_mask, generation_config, num_return_sequences=N, ...)`` reads `latent_length`,
-    `latent_do_sample`, `latent_do_sample_by`, `dropout_p`, `noise_std`, `num_return_sequences`, `num_beams`,
-    `num_beam_candidates`, `process_reward_model` and `return_dict_in_generate` as LatentTTS does. Sequences have its
-    form: prompt, latent tokens, end token, answer. What the engines cannot follow is refused by a ValueError that names
-    it. The model object stays as it is but for two attributes; ``model.restore()`` takes them away.
+    ``generate(input_ids, attention_mask, generation_config, num_return_sequences=N, ...)`` reads `latent_length` (CoLaR:
+    `max_latent_length`), `latent_do_sample`, `latent_do_sample_by`, `dropout_p`, `noise_std`, `num_return_sequences`,
+    `num_beams`, `num_beam_candidates`, `process_reward_model` and `return_dict_in_generate` as LatentTTS does.
+    Sequences have its form: prompt, latent tokens, end token, answer. Rows of CoLaR have numbers of thoughts of their
+    own, see `LatentGenerateOutput`; its separator always follows the last one. What the engines cannot follow is
+    refused by a ValueError that names it. The model object stays as it is but for two attributes; ``model.restore()``
+    takes them away.
 
     Args:
-        model: LatentTTS's COCONUT or CODI classes on GPT-2 or Llama, a plain ``GPT2LMHeadModel`` or
-            ``LlamaForCausalLM`` with their weights, or a `LatentModel`. In eval mode.
-        family: "coconut" or "codi"; default: told by the model's submodules.
+        model: LatentTTS's COCONUT or CODI classes on GPT-2 or Llama, its ``ColarLlama``, a plain ``GPT2LMHeadModel`` or
+            ``LlamaForCausalLM`` with COCONUT's weights, or a `LatentModel`. In eval mode.
+        family: "coconut", "codi" or "colar"; default: told by the model's submodules ``projector`` and ``lt_head``.
         tokenizer: where the latent ids come from; default: `latent_id`, `latent_start_id` and `latent_end_id` of the
-            model's config.
-        latent_length: number of thoughts where a generation config does not say it; 6 by default.
+            model's config (CoLaR: its separator is `latent_end_id`, and there is no start).
+        latent_length: number of thoughts where a generation config does not say it; 6 by default. CoLaR: the most; 64.
         scope: "prompt+latent" (default), dropout also while the prompt is read, as published; or "latent", which
             reads each prompt once for all of its trajectories.
         engine, weights: see `latent_ext.solve`.
@@ -77,14 +88,15 @@ def accelerate(
     if isinstance(model, LatentModel):
         loaded = model
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
-        family = loaded.family.name if family is None else family
+        if family is None:
+            family = loaded.family if isinstance(loaded.family, Colar) else loaded.family.name
         latent_length = loaded.family.latent_length if latent_length is None else latent_length
         model = cast(Model, loaded.hf)
     live = check_live(model)
     if "restore" in vars(live):
         cast(Any, live).restore()
-    live_family(live, family, latent_length)
-    latent_tokens(live, tokenizer)
+    known = live_family(live, family, latent_length)
+    latent_tokens(live, known.name, tokenizer)
     served = _Generate(live, family, tokenizer, latent_length, scope, engine, weights, seed)
     before = {name: vars(live)[name] for name in _SET if name in vars(live)}
     vars(live).update(generate=served, restore=_Restore(live, before))
@@ -111,7 +123,7 @@ class _Generate:
     """``model.generate`` of an accelerated model."""
 
     model: Any
-    family: str | None
+    family: str | Colar | None
     tokenizer: Any
     latent_length: int | None
     scope: Scope
@@ -155,19 +167,21 @@ class _Generate:
         config = _merged(generation_config or model.generation_config, kwargs)
         check_latent_fields(config)
 
-        tokens = latent_tokens(model, self.tokenizer, config)
+        name = family_name(model, self.family)
+        tokens = latent_tokens(model, name, self.tokenizer, config)
         eos = _token_list(config.eos_token_id, model.config.eos_token_id)
         if not eos:
             raise ValueError("eos_token_id: neither the generation config nor the model's config has one")
         pad = _token_list(config.pad_token_id, model.config.pad_token_id)
         prompts = split_batch(input_ids, attention_mask, pad=pad[0] if pad else None, eos=tuple(eos))
         check_frames(prompts, tokens)
-        family = live_family(model, self.family, _length(config, self.latent_length))
+        family = live_family(model, self.family, asked_length(config, name, self.latent_length))
         seen = live_latent_model(model, tokens, family=family, eos=eos[0], pad=pad[0] if pad else eos[0])
         reward = live_reward(process_reward_model, int(model.config.hidden_size))
         drawn = bool(latent_field(config, "explicit_do_sample"))
         check_supported(config, drawn=drawn)
         beam, returned = _beam(config, reward)
+        check_beam(beam, seen, "num_beams")
         sampler = latent_sampler(config, seen.body, self.scope)
         random = drawn or not sampler.deterministic
         rollout = Rollout(
@@ -225,15 +239,6 @@ def _token_list(*candidates: Any) -> list[int]:
         if value is not None:
             return [int(token) for token in (value if isinstance(value, (list, tuple)) else [value])]
     return []
-
-
-def _length(config: GenerationConfig, default: int | None) -> int | None:
-    if latent_field(config, "max_latent_length") is not None:
-        raise ValueError(
-            "max_latent_length: belongs to families that decide the number of thoughts themselves; give latent_length"
-        )
-    length = latent_field(config, "latent_length")
-    return default if length is None else int(length)
 
 
 def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:

@@ -126,7 +126,11 @@ class LatentForCausalLM(PreTrainedModel, GenerationMixin):
             latent_length = loaded.family.latent_length if latent_length is None else latent_length
         live = check_live(model)
         known = live_family(live, family, latent_length)
-        tokens = latent_tokens(live, tokenizer)
+        if known.name == "colar":
+            raise ValueError(
+                "model: is one of family 'colar', for whose lt_head this format has no place; save it in its own layout"
+            )
+        tokens = latent_tokens(live, known.name, tokenizer)
         inner = live.config.to_dict() | {
             "latent_id": tokens.latent,
             "latent_start_id": tokens.start,

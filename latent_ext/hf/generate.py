@@ -11,10 +11,17 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper
 
-from latent_ext.hf.generation_config import check_latent_fields, latent_field
-from latent_ext.hf.live_model import check_live, latent_tokens, live_family, live_latent_model, live_reward
+from latent_ext.hf.generation_config import asked_length, check_latent_fields, latent_field
+from latent_ext.hf.live_model import (
+    check_live,
+    family_name,
+    latent_tokens,
+    live_family,
+    live_latent_model,
+    live_reward,
+)
 from latent_ext.hf.output import LatentGenerateOutput
-from latent_ext.hf.paths import asked_beam, chosen_paths, number_of_paths
+from latent_ext.hf.paths import asked_beam, check_beam, chosen_paths, number_of_paths
 from latent_ext.hf.prompts import check_frames, split_batch
 from latent_ext.hf.rollout import Rollout, drawn_seed, stack_scores, stack_thoughts
 from latent_ext.hf.sampling import check_supported, latent_sampler
@@ -72,8 +79,8 @@ def generate(
         reward: a `LatentRM` or a token classifier of LatentTTS.
         select: "best_of_n", "majority", "weighted_vote" or "beam"; default: best_of_n with a reward, else majority.
         beams, candidates: with "beam", instead of `num_paths`; see `latent_ext.solve`.
-        latent_length: number of thoughts; 6 by default.
-        family: "coconut" or "codi"; default: told by the model's submodules.
+        latent_length: number of thoughts; 6 by default. CoLaR: the most; the config's `max_latent_length`, 64 by default.
+        family: "coconut", "codi" or "colar"; default: told by the model's submodules.
         engine, weights: see `latent_ext.solve`.
         seed: default: drawn from PyTorch's global generator.
         latent_tokenizer: where latent ids come from and with which votes compare answers as text; without one, latent
@@ -125,18 +132,21 @@ def generate(
     if not eos:
         raise ValueError("eos_token_id: neither the generation config nor the model's config has one")
     pad = (_ids(config.pad_token_id) or _ids(live.config.pad_token_id) or eos)[0]
-    tokens = latent_tokens(live, latent_tokenizer, config)
+    name = family_name(live, chosen(family, "family"))
+    tokens = latent_tokens(live, name, latent_tokenizer, config)
     # Hugging Face repeats every prompt ``num_return_sequences`` times before it hands the batch on.
     batch = slice(None, None, repeats)
     mask = model_kwargs.pop("attention_mask", None)
     prompts = split_batch(input_ids[batch], None if mask is None else mask[batch])
     _check_model_kwargs(model_kwargs, prompts, batch)
     check_frames(prompts, tokens)
-    known = live_family(live, chosen(family, "family"), chosen(latent_length, "latent_length"))
+    length = asked_length(config, name, None) if latent_length is None else latent_length
+    known = live_family(live, name, length)
     seen = live_latent_model(live, tokens, family=known, eos=eos[0], pad=pad)
     latent_rm = live_reward(reward, int(live.config.hidden_size))
     rule = chosen(select, "select") or ("best_of_n" if latent_rm is not None else "majority")
     beam = asked_beam(rule, beams, candidates, num_paths, latent_rm)
+    check_beam(beam, seen, "select")
     paths = number_of_paths(chosen(num_paths, "num_paths"), returned, beam, ranked=latent_rm is not None)
     where: Scope = chosen(scope, "scope") or "latent"
     named = chosen(sampler, "sampler")

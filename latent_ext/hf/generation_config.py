@@ -79,6 +79,21 @@ def latent_field(config: GenerationConfig, name: str) -> Any:
     return LATENT_FIELDS[name] if value is None else value
 
 
+def asked_length(config: GenerationConfig, family: str, default: int | None) -> int | None:
+    """The number of thoughts that a config asks of a family: `latent_length`, or CoLaR's bound `max_latent_length`.
+
+    Raises:
+        ValueError: for the field that belongs to other families.
+    """
+    stops = family == "colar"
+    own, other = ("max_latent_length", "latent_length") if stops else ("latent_length", "max_latent_length")
+    if latent_field(config, other) is not None:
+        whose = "a fixed number of thoughts" if stops else "rows that stop by themselves"
+        raise ValueError(f"{other}: belongs to families with {whose}; {family!r} takes {own}")
+    length = latent_field(config, own)
+    return default if length is None else int(length)
+
+
 def check_latent_fields(config: GenerationConfig) -> None:
     """Refuses what cannot be meant.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -10,9 +11,10 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 
 from latent_ext.hf.prompts import LatentTokens
 from latent_ext.models.coconut import Coconut
+from latent_ext.models.colar import SEPARATOR, Colar
 from latent_ext.models.family import Family, LatentIds, ThoughtHead, single_token_id
 from latent_ext.models.latent_model import LatentModel
-from latent_ext.models.thought_heads import projector_head
+from latent_ext.models.thought_heads import latent_policy_head, projector_head, projector_stages
 from latent_ext.rewards.latent_rm import LatentRM, LatentRMModule
 
 _NAMES = {"latent": "<|latent|>", "start": "<|start-latent|>", "end": "<|end-latent|>"}
@@ -29,8 +31,8 @@ class LiveCodi(Coconut):
         return projector_head(model.get_submodule("projector"))
 
 
-# Those with a fixed number of thoughts between the latent tokens, which is what a generate() can write down.
-_FAMILIES: dict[str, type[Coconut]] = {"coconut": Coconut, "codi": LiveCodi}
+# Those whose sequences a generate() can write down.
+_FAMILIES: dict[str, type] = {"coconut": Coconut, "codi": LiveCodi, "colar": Colar}
 
 
 def check_live(model: object) -> GPT2LMHeadModel | LlamaForCausalLM:
@@ -49,38 +51,87 @@ def check_live(model: object) -> GPT2LMHeadModel | LlamaForCausalLM:
     return model
 
 
-def live_family(model: PreTrainedModel, family: str | None, latent_length: int | None) -> Family:
-    """The family of a live model: the one that is named, else the one that its submodules tell.
+def family_name(model: PreTrainedModel, family: str | Colar | None) -> str:
+    """The family of a live model: the one that is given, else the one that its submodules tell.
 
     Raises:
         ValueError: for a family that is unknown or does not fit the model.
     """
     parts = dict(model.named_children())
     told = "codi" if "projector" in parts else "colar" if "lt_head" in parts else "coconut"
-    name = family or told
-    if name == "codi" and "projector" not in parts:
-        raise ValueError("family: 'codi' forms thoughts through a projector, which this model does not have")
+    name = family.name if isinstance(family, Colar) else family or told
+    for owner, part in (("codi", "projector"), ("colar", "lt_head")):
+        if name == owner and part not in parts:
+            raise ValueError(
+                f"family: {name!r} forms thoughts through a submodule {part!r}, which this model does not have"
+            )
     if name not in _FAMILIES:
         raise ValueError(f"family: got {name!r}; allowed for a live model are {', '.join(_FAMILIES)}")
     if name == "coconut" and told != "coconut":
         raise ValueError(
             f"family: 'coconut' feeds the hidden state itself, but this model has the head of {told!r}"
         )
-    return _FAMILIES[name](latent_length=latent_length or _DEFAULT_LENGTH)
+    return name
 
 
-def latent_tokens(model: PreTrainedModel, tokenizer: Any, *configs: Any) -> LatentTokens:
-    """Ids of the latent tokens: from the tokenizer if there is one, else from the first config that has them.
+def live_family(
+    model: PreTrainedModel, family: str | Colar | None, latent_length: int | None
+) -> Coconut | Colar:
+    """The family object of a live model.
 
     Args:
+        family: as in `family_name`; an object brings its own factor and switches.
+        latent_length: number of thoughts, 6 by default; CoLaR: the most, 64 by default.
+
+    Raises:
+        ValueError: for a family that is unknown or does not fit the model.
+    """
+    name = family_name(model, family)
+    if name == "colar":
+        return _live_colar(model, family if isinstance(family, Colar) else None, latent_length)
+    make: Any = _FAMILIES[name]
+    return make(latent_length=latent_length or _DEFAULT_LENGTH)
+
+
+def _live_colar(model: PreTrainedModel, given: Colar | None, most: int | None) -> Colar:
+    """CoLaR with the factor that the model's config has."""
+    if given is None:
+        factor = getattr(model.config, "latent_embedding_std", Colar.embedding_std)
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0.0 < factor < math.inf:
+            raise ValueError(
+                f"latent_embedding_std: the model's config has {factor!r}; a positive number is needed"
+            )
+        given = Colar(embedding_std=float(factor))
+    if given.semantics.cap != "separator":
+        raise ValueError(
+            f"model: was loaded with cap={given.semantics.cap!r}, whose later thoughts a sequence cannot show; "
+            "'separator' is needed"
+        )
+    try:
+        latent_policy_head(model.get_submodule("lt_head"), given.embedding_std)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"model: its lt_head is not CoLaR's: {error}") from error
+    return given if most is None else replace(given, latent_length=most)
+
+
+def latent_tokens(model: PreTrainedModel, family: str, tokenizer: Any, *configs: Any) -> LatentTokens:
+    """Ids of the latent tokens: from the tokenizer if there is one, else from the first config that has them.
+
+    CoLaR's separator both starts and ends the thoughts, so its `latent_start_id` is not read; and its tokenizer may do
+    without ``<|latent|>``, which is then the config's.
+
+    Args:
+        family: its name.
         configs: looked at before ``model.config``.
 
     Raises:
         ValueError: naming the id that nobody knows.
     """
     found: dict[str, int] = {}
-    for role, text in _NAMES.items():
-        if tokenizer is not None:
+    names = {"latent": _NAMES["latent"], "end": SEPARATOR} if family == "colar" else _NAMES
+    for role, text in names.items():
+        optional = family == "colar" and role == "latent"
+        if tokenizer is not None and not (optional and text not in tokenizer.get_vocab()):
             found[role] = single_token_id(tokenizer, text)
             continue
         field = "latent_id" if role == "latent" else f"latent_{role}_id"
@@ -94,7 +145,7 @@ def latent_tokens(model: PreTrainedModel, tokenizer: Any, *configs: Any) -> Late
             raise ValueError(
                 f"{field}: not known; give a tokenizer that has {text!r}, or set it in the config"
             )
-    return LatentTokens(**found)
+    return LatentTokens(latent=found["latent"], start=found.get("start", found["end"]), end=found["end"])
 
 
 def live_latent_model(
@@ -125,7 +176,7 @@ def live_latent_model(
 
 
 def live_reward(reward: object, hidden_size: int) -> LatentRM | None:
-    """A LatentRM, or a live module of LatentTTS's layout (a body and ``classifier``) seen as one.
+    """A LatentRM, or a live module of LatentTTS's layout (a body, ``classifier`` and, for CODI, ``projector``) seen as one.
 
     Raises:
         TypeError: for anything else.
@@ -160,13 +211,17 @@ def _as_latent_rm(module: nn.Module) -> LatentRM:
         raise ValueError(
             f"process_reward_model: its classifier has {head.out_features} outputs; one, with a bias, is needed"
         )
-    if "projector" in parts:
-        raise ValueError(
-            "process_reward_model: scores through a projector, which is not supported for a live module"
-        )
     if module.training:
         raise ValueError("process_reward_model: is in training mode; call eval() first")
+    projector = parts.get("projector")
+    if projector is not None:
+        try:
+            projector_stages(projector)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"process_reward_model: its projector is not CODI's: {error}") from error
     # The published module itself holds the weights; this one only names them.
     latent_rm = LatentRMModule(body)
     latent_rm.classifier = head
+    if projector is not None:
+        latent_rm.add_module("projector", projector)
     return LatentRM(latent_rm.eval(), type(module).__name__)

@@ -18,8 +18,10 @@ class LatentGenerateOutput(ModelOutput):
 
     Attributes:
         sequences: int64 (rows, length), prompt as given, thoughts as the latent token, end token, answer, then padding.
-        latent_thoughts: (rows, T, hidden), as they were fed to the model.
-        reward_scores: float32 (rows, T), the score of every thought; None without a reward.
+        latent_thoughts: (rows, T, hidden), as they were fed to the model. Where rows stop by themselves (CoLaR), T is
+            the number of thoughts of the row that has most, and 0 stands behind a row's last one; a row has as many as
+            latent tokens stand between its prompt and its end token.
+        reward_scores: float32 (rows, T), the score of every thought, padded in the same way; None without a reward.
         path_sequences: int64 (batch * num_paths, length), all paths where `sequences` holds a selection.
         selected_index: int64 (rows,), which path of its question each row is.
     """
@@ -36,7 +38,6 @@ def write_sequences(
     trajectories: list[list[Trajectory]],
     tokens: LatentTokens,
     *,
-    latent_length: int,
     eos: int,
     pad: int,
 ) -> Tensor:
@@ -44,17 +45,17 @@ def write_sequences(
 
     Args:
         input_ids: int64 (batch, length).
-        trajectories: of each row of the batch; one without tokens ends with the end token.
-        latent_length: number of thoughts T.
+        trajectories: of each row of the batch, each with its own number of thoughts; one without tokens ends with the
+            end token.
         eos: closes an answer that ended by itself.
         pad: fills up.
     """
-    thoughts = [tokens.latent] * latent_length + [tokens.end]
     written = []
     for listed in trajectories:
         for trajectory in listed:
             answer = list(trajectory.tokens or ())
-            written.append(thoughts + answer + ([eos] if trajectory.finished else []))
+            thoughts = [tokens.latent] * (trajectory.steps or 0)
+            written.append([*thoughts, tokens.end, *answer, *([eos] if trajectory.finished else [])])
     longest = max((len(row) for row in written), default=0)
     filled = torch.tensor([row + [pad] * (longest - len(row)) for row in written], dtype=torch.int64)
     repeats = torch.tensor([len(listed) for listed in trajectories])

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from latent_ext.engine.base import Beam
 from latent_ext.models.family import Family
+from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.search.result import Trajectory
 from latent_ext.search.select import SELECTORS
@@ -36,6 +37,19 @@ def asked_beam(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: got {value!r}; select='beam' needs a whole number >= 1")
     return Beam(cast(int, beams), cast(int, candidates))
+
+
+def check_beam(beam: Beam | None, model: LatentModel, argument: str) -> None:
+    """Refuses a beam search over rows with numbers of thoughts of their own.
+
+    Raises:
+        ValueError: naming `argument`.
+    """
+    if beam is not None and model.semantics.stop != "fixed":
+        raise ValueError(
+            f"{argument}: asks for a beam search, and the rows of {model.family.name!r} stop by themselves; beams are "
+            "compared after equal numbers of thoughts"
+        )
 
 
 def number_of_paths(num_paths: int | None, returned: int, beam: Beam | None, *, ranked: bool) -> int:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentTokens:
-    """Ids that frame the latent phase in sequences; `latent` stands where a thought is, and is never embedded."""
+    """Ids that frame the latent phase in sequences; `latent` stands where a thought is, and is never embedded.
+
+    CoLaR's separator is both `start` and `end`.
+    """
 
     latent: int
     start: int
@@ -93,7 +96,7 @@ def check_frames(prompts: list[Tensor], tokens: LatentTokens) -> None:
                 f"input_ids: row {row} ends with token {ids[-1]}; the latent phase begins after token {tokens.start}"
             )
         for name, token in (("latent", tokens.latent), ("end", tokens.end)):
-            if token in ids:
+            if token in ids and token != tokens.start:
                 raise ValueError(
                     f"input_ids: row {row} holds the {name} token {token}; going on from given thoughts is not supported"
                 )

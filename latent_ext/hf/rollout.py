@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
@@ -51,23 +52,23 @@ class Rollout:
     engine: str = "auto"
     weights: str | None = None
 
-    @property
-    def latent_length(self) -> int:
-        return self.model.family.latent_length
-
     def run(self, prompts: list[Tensor], *, decode_all: bool) -> list[list[Trajectory]]:
         """Trajectories of each prompt, with thoughts, and token ids where they were decoded.
 
         Raises:
             ValueError: if `max_new_tokens` or the model's positions leave no room for an answer.
         """
-        room = self.max_new_tokens - self.latent_length - 1
+        most = self.model.family.latent_length
+        room = self.max_new_tokens - most - 1
         if room < 1:
             raise ValueError(
-                f"max_new_tokens: got {self.max_new_tokens}; {self.latent_length} thoughts, the end token and an "
-                f"answer need at least {self.latent_length + 2}"
+                f"max_new_tokens: got {self.max_new_tokens}; {most} thoughts, the end token and an "
+                f"answer need at least {most + 2}"
             )
-        longest = self.model.max_positions - self.latent_length - 2
+        if self.model.semantics.stop != "fixed":
+            # A row without thoughts has room for this many answer tokens; the others' answers are cut.
+            room = self.max_new_tokens - 1
+        longest = self.model.max_positions - most - 2
         for row, prompt in enumerate(prompts):
             if len(prompt) > longest:
                 raise ValueError(
@@ -90,30 +91,44 @@ class Rollout:
         )
         prompts = [prompt.to(self.model.device) for prompt in prompts]
         keys = [question_key(prompt) for prompt in prompts]
-        return run.over(prompts, keys, max_answer_tokens=room, memory_bytes=_MEMORY_BYTES)
+        found = run.over(prompts, keys, max_answer_tokens=room, memory_bytes=_MEMORY_BYTES)
+        for listed in found:
+            for trajectory in listed:
+                _cut(trajectory, self.max_new_tokens - (trajectory.steps or 0) - 1)
+        return found
 
     def sequences(self, input_ids: Tensor, trajectories: list[list[Trajectory]]) -> Tensor:
         """int64 (rows, length), cut where the stop rules end an answer."""
         pad, eos = self.model.ids.pad, self.model.ids.eos
-        written = write_sequences(
-            input_ids, trajectories, self.tokens, latent_length=self.latent_length, eos=eos, pad=pad
-        )
-        first = input_ids.shape[1] + self.latent_length + 1
+        written = write_sequences(input_ids, trajectories, self.tokens, eos=eos, pad=pad)
         if len(self.eos) > 1 or self.rules:
+            steps = torch.tensor([one.steps for listed in trajectories for one in listed], dtype=torch.int64)
+            first = input_ids.shape[1] + steps + 1
             return cut_answers(written, first, rules=self.rules, eos=self.eos, pad=pad)
         return written
 
 
+def _cut(trajectory: Trajectory, room: int) -> None:
+    """Leaves at most `room` answer tokens, the end of sequence included."""
+    if trajectory.tokens is not None and len(trajectory.tokens) + bool(trajectory.finished) > room:
+        trajectory.tokens, trajectory.finished = trajectory.tokens[:room], False
+
+
 def stack_thoughts(trajectories: list[list[Trajectory]], device: torch.device) -> Tensor:
-    """(rows, T, hidden) on `device`."""
-    stacked = [one.thoughts for listed in trajectories for one in listed if one.thoughts is not None]
-    return torch.stack(stacked).to(device)
+    """(rows, T, hidden) on `device`, T that of the longest row; 0 behind the last thought of a shorter one."""
+    listed = [one.thoughts for listed in trajectories for one in listed if one.thoughts is not None]
+    return pad_sequence(listed, batch_first=True).to(device)
 
 
 def stack_scores(trajectories: list[list[Trajectory]], device: torch.device) -> Tensor | None:
-    """float32 (rows, T) on `device`; None without a reward."""
-    scores = [one.step_scores for listed in trajectories for one in listed if one.step_scores is not None]
-    return torch.tensor(scores, dtype=torch.float32, device=device) if scores else None
+    """float32 (rows, T) on `device`, padded as the thoughts are; None without a reward."""
+    listed = [
+        torch.tensor(one.step_scores, dtype=torch.float32)
+        for listed in trajectories
+        for one in listed
+        if one.step_scores is not None
+    ]
+    return pad_sequence(listed, batch_first=True).to(device) if listed else None
 
 
 def drawn_seed(seed: int | None) -> int:

@@ -52,25 +52,28 @@ class StopRules:
     def __bool__(self) -> bool:
         return bool(self.criteria or self.strings)
 
-    def stopped(self, sequences: Tensor, first: int) -> Tensor:
-        """bool (rows,): whether each row of sequences (rows, length) ends here; answers begin at column `first`."""
+    def stopped(self, sequences: Tensor, first: Tensor) -> Tensor:
+        """bool (rows,): whether each row of sequences (rows, length) ends here; its answer begins at column `first`."""
         ended = torch.zeros(len(sequences), dtype=torch.bool)
         no_scores: Any = None
         for criterion in self.criteria:
             # One answer for all rows, or one per row: criteria may give either.
             ended |= torch.as_tensor(criterion(sequences, no_scores)).cpu().reshape(-1)
         if self.strings:
-            texts = [str(self.tokenizer.decode(row.tolist())) for row in sequences[:, first:]]
+            answers = [row[start:] for row, start in zip(sequences.tolist(), first.tolist(), strict=True)]
+            texts = [str(self.tokenizer.decode(answer)) for answer in answers]
             ended |= torch.tensor([any(string in text for string in self.strings) for text in texts])
         return ended
 
 
-def cut_answers(sequences: Tensor, first: int, *, rules: StopRules, eos: Sequence[int], pad: int) -> Tensor:
+def cut_answers(
+    sequences: Tensor, first: Tensor, *, rules: StopRules, eos: Sequence[int], pad: int
+) -> Tensor:
     """Fills with padding what follows the first stop of each row, and drops columns that hold padding alone.
 
     Args:
         sequences: int64 (rows, length).
-        first: column of the first answer token: rules are asked in the answer alone.
+        first: int64 (rows,), column of each row's first answer token: rules are asked in the answer alone.
         rules: what ends an answer.
         eos: ids that end an answer.
         pad: fills up.
@@ -78,12 +81,12 @@ def cut_answers(sequences: Tensor, first: int, *, rules: StopRules, eos: Sequenc
     rows, length = sequences.shape
     stops = torch.full((rows,), length, dtype=torch.int64)
     ends = torch.tensor(list(eos), dtype=torch.int64, device=sequences.device)
-    for column in range(first, length):
+    for column in range(int(first.min()) if rows else length, length):
         stopped = torch.isin(sequences[:, column], ends).cpu()
         if rules:
             stopped = stopped | rules.stopped(sequences[:, : column + 1], first)
-        stops = torch.where((stops == length) & stopped, column + 1, stops)
+        stops = torch.where((stops == length) & stopped & (first <= column), column + 1, stops)
     places = torch.arange(length)
     kept = sequences.masked_fill((places >= stops.unsqueeze(1)).to(sequences.device), pad)
     longest = int(stops.max()) if rows else length
-    return kept[:, : max(longest, first)]
+    return kept[:, :longest]
