@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 
 # `accelerate` also serves transformers 4.52, whose configs are of another kind.
-if hasattr(transformers, "PreTrainedConfig"):
+if hasattr(transformers, "PretrainedConfig"):
     from latent_ext.hf.auto import register
 
     register()

@@ -18,7 +18,7 @@ from transformers import (
     GenerationMixin,
     GPT2LMHeadModel,
     LlamaForCausalLM,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedModel,
 )
 
@@ -31,7 +31,7 @@ from latent_ext.models.latent_model import LatentModel
 _CLASSES = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}
 
 
-class LatentConfig(PreTrainedConfig):
+class LatentConfig(PretrainedConfig):
     """Config of a `LatentForCausalLM`.
 
     Args:
@@ -49,7 +49,7 @@ class LatentConfig(PreTrainedConfig):
     projector_size: int | None = None
     causal_lm: dict | None = None
 
-    def causal_lm_config(self) -> PreTrainedConfig:
+    def causal_lm_config(self) -> PretrainedConfig:
         """The stock model's config.
 
         Raises:

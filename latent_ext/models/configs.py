@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from latent_ext.models.checkpoint import CheckpointError
 
@@ -66,7 +66,7 @@ def body_config(
         ) from None
 
 
-def build(module_class: type, config: PreTrainedConfig, source: str) -> Any:
+def build(module_class: type, config: PretrainedConfig, source: str) -> Any:
     """``module_class(config)`` with fresh weights; Any, since Hugging Face's decorated ``.to()`` has no signature.
 
     Raises:
