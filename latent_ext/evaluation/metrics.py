@@ -70,10 +70,11 @@ class Estimate:
         """
         spread = self.mean * (1.0 - self.mean)
         known = self.standard_error > 0.0 and spread > 0.0
-        count = spread / self.standard_error**2 if known else float(self.problems)
+        # One over the number of problems: the number itself overflows where the mean is tiny.
+        share = self.standard_error * (self.standard_error / spread) if known else 1.0 / self.problems
         z2 = 1.96**2
-        centre = (self.mean + z2 / (2 * count)) / (1 + z2 / count)
-        half = 1.96 * math.sqrt(spread / count + z2 / (4 * count**2)) / (1 + z2 / count)
+        centre = (self.mean + z2 * share / 2) / (1 + z2 * share)
+        half = 1.96 * math.sqrt(spread * share + z2 * share * share / 4) / (1 + z2 * share)
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
