@@ -23,6 +23,8 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
 CAPABILITIES := default avx2 avx512
 PYTEST := $(PY) -m pytest -q
+# One worker per core where pytest-xdist is installed; a machine with packages of its own (SYSTEM=1) may lack it.
+WORKERS = $$($(PY) -c "import xdist" 2>/dev/null && echo "-n auto --maxprocesses 8 --dist worksteal")
 
 .PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model figure example clean
 
@@ -30,7 +32,7 @@ demo: build
 	$(PY) -m latent_ext.cli.app demo
 
 test: build $(STATE)/test
-	$(PYTEST) python_tests
+	$(PYTEST) $(WORKERS) python_tests
 
 build: $(STATE)/built
 
@@ -45,7 +47,7 @@ test-isa: build $(STATE)/test
 	  esac; \
 	  if [ "$$level" = "$$best" ]; then echo "== $$level: the level of make test"; continue; fi; \
 	  echo "== LATENT_EXT_CPU_CAPABILITY=$$level"; \
-	  LATENT_EXT_CPU_CAPABILITY=$$level $(PYTEST) python_tests --ignore=python_tests/cuda || exit 1; \
+	  LATENT_EXT_CPU_CAPABILITY=$$level $(PYTEST) $(WORKERS) python_tests --ignore=python_tests/cuda || exit 1; \
 	done
 
 # The oldest transformers that is supported, and 4.52.4, the only one on which LatentTTS's own classes import.

@@ -17,6 +17,8 @@ torch.set_num_threads(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN_SEED] = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
+    # The workers of pytest-xdist inherit it, so that they share the seed that the header prints.
+    os.environ[SEED_VARIABLE] = str(config.stash[_RUN_SEED])
 
 
 def pytest_report_header(config: pytest.Config) -> str:

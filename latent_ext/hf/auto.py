@@ -161,7 +161,7 @@ class LatentForCausalLM(PreTrainedModel, GenerationMixin):
         """The stock model's forward."""
         return self.causal_lm(*args, **kwargs)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Tensor | LatentGenerateOutput:  # type: ignore[override]
+    def generate(self, *args: Any, **kwargs: Any) -> Tensor | LatentGenerateOutput:
         """``model.generate`` with `latent_ext.generate` as its decoding method, whose arguments it takes."""
         self.causal_lm.generation_config = self.generation_config
         defaults = {"custom_generate": generate, "family": self.config.family}
@@ -177,7 +177,7 @@ class LatentForCausalLM(PreTrainedModel, GenerationMixin):
             Path(save_directory), family=self.config.family, latent_length=self.config.latent_length
         )
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(
         self,
         repo_id: str,
         *,
