@@ -1,4 +1,4 @@
-"""Imports run one way: cli, evaluation, search, engine, then rewards, models, samplers, then ops."""
+"""Imports run one way: cli, training, evaluation, search, engine, then rewards, models, samplers, then ops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,19 @@ ALLOWED = {
     "engine": {"_native", "models", "ops", "rewards", "samplers"},
     "search": {"engine", "models", "ops", "rewards", "samplers"},
     "evaluation": {"assets", "models", "rewards", "samplers", "search"},
-    "cli": {"", "_native", "assets", "engine", "evaluation", "models", "rewards", "samplers", "search"},
+    "training": {"_version", "engine", "evaluation", "models", "ops", "rewards", "samplers", "search"},
+    "cli": {
+        "",
+        "_native",
+        "assets",
+        "engine",
+        "evaluation",
+        "models",
+        "rewards",
+        "samplers",
+        "search",
+        "training",
+    },
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

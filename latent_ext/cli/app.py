@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from latent_ext.cli.annotate import EXAMPLES as ANNOTATE_EXAMPLES
+from latent_ext.cli.annotate import annotate
 from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
 from latent_ext.cli.demo import demo
 from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
@@ -29,7 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command, _examples in ((demo, DEMO_EXAMPLES), (solve, SOLVE_EXAMPLES), (info, INFO_EXAMPLES)):
+for _command, _examples in (
+    (demo, DEMO_EXAMPLES),
+    (solve, SOLVE_EXAMPLES),
+    (annotate, ANNOTATE_EXAMPLES),
+    (info, INFO_EXAMPLES),
+):
     app.command(help=f"{_command.__doc__}\n\n{_examples}")(_command)
 
 

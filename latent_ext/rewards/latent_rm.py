@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,20 @@ from transformers import GPT2Model, LlamaConfig, LlamaModel, PreTrainedModel
 
 from latent_ext.assets import SHIPPED_LATENT_RM
 from latent_ext.models.blocks import Blocks, blocks_of
-from latent_ext.models.checkpoint import cast_parameters, load_into, read_config, read_tensors, resolve
+from latent_ext.models.checkpoint import (
+    CheckpointError,
+    cast_parameters,
+    load_into,
+    read_config,
+    read_tensors,
+    resolve,
+)
 from latent_ext.models.configs import body_config, build
 
 # The published Llama class defines this layer and never applies it.
 _NEVER_APPLIED = "projecter."
+REFERENCES = ("none", "answer")
+LAYOUTS = ("latent_ext", "latenttts")
 
 
 class LatentRMModule(nn.Module):
@@ -25,13 +35,16 @@ class LatentRMModule(nn.Module):
 
     Args:
         body: a ``GPT2Model``, whose parameters are named ``transformer.*``, or a ``LlamaModel``: ``model.*``.
+        reliable: with a second head, ``concentration.{weight [1, d], bias [1]}``, which the published layout does
+            not have: how sure the first one is (Beta-Binomial, arXiv 2605.15529).
     """
 
-    def __init__(self, body: PreTrainedModel) -> None:
+    def __init__(self, body: PreTrainedModel, *, reliable: bool = False) -> None:
         super().__init__()
         self._body_name = body.base_model_prefix
         self.add_module(self._body_name, body)
         self.classifier = nn.Linear(body.config.hidden_size, 1)
+        self.concentration = nn.Linear(body.config.hidden_size, 1) if reliable else None
 
     @property
     def body(self) -> PreTrainedModel:
@@ -53,11 +66,27 @@ class LatentRM:
         name: what `load_reward` was given.
         trained_on: sampler, scope, sites and generator hash of the trajectories it was trained on (empty if
             not recorded).
+        reference: "none", or "answer": it reads the noise-free answer of the generator between question and
+            thoughts, see `prompt`.
     """
 
     module: LatentRMModule
     name: str
     trained_on: dict[str, Any] = field(default_factory=dict)
+    reference: str = "none"
+
+    def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int] = ()) -> Tensor:
+        """What this LatentRM reads before the thoughts.
+
+        Args:
+            prompt: int64 [length], the generator's prompt ids.
+            noise_free_answer: tokens of the generator's answer without any randomness; only read with
+                ``reference="answer"``, where they stand before the prompt's last token.
+        """
+        if self.reference == "none":
+            return prompt
+        tokens = torch.tensor(list(noise_free_answer), dtype=torch.int64, device=prompt.device)
+        return torch.cat([prompt[:-1], tokens, prompt[-1:]])
 
     @property
     def blocks(self) -> Blocks:
@@ -92,26 +121,58 @@ def load_reward(
     tensors = read_tensors(directory)
     hf_config = body_config(config, tensors, source)
     llama = isinstance(hf_config, LlamaConfig)
-    module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
+    body = build(LlamaModel if llama else GPT2Model, hf_config, source)
+    module = LatentRMModule(body, reliable="concentration.weight" in tensors)
     cast_parameters(module, dtype)
     if llama:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NEVER_APPLIED)}
     load_into(module, tensors, source=source)
     module.eval().requires_grad_(False)
-    trained_on = config.get("trained_on")
-    return LatentRM(module.to(device), source, trained_on if isinstance(trained_on, dict) else {})
+    trained_on, reference = config.get("trained_on"), config.get("reference", "none")
+    if reference not in REFERENCES:
+        raise CheckpointError(
+            f"reward: {source} has reference {reference!r} in config.json; allowed are {', '.join(REFERENCES)}"
+        )
+    return LatentRM(module.to(device), source, trained_on if isinstance(trained_on, dict) else {}, reference)
 
 
-def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a LatentRM in the LatentTTS layout, with ``trained_on`` in its config.json."""
+def save_reward(
+    reward: LatentRM,
+    directory: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "latent_ext",
+) -> None:
+    """Writes a LatentRM as config.json and model.safetensors.
+
+    Args:
+        reward: a LatentRM.
+        directory: made where it does not exist.
+        dtype: of the weights on disk.
+        layout: "latent_ext": all of it, with ``trained_on`` and ``reference`` in config.json, which readers of the
+            published layout ignore; "latenttts": the published tensors alone, without a concentration head.
+
+    Raises:
+        ValueError: for another layout, or a LatentRM that the published code would read without its reference.
+    """
     from safetensors.torch import save_file
 
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: got {layout!r}; allowed are {', '.join(LAYOUTS)}")
+    if layout == "latenttts" and reward.reference != "none":
+        raise ValueError(
+            f"layout: 'latenttts' has no place for reference {reward.reference!r}, without which scores mean nothing"
+        )
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     body = reward.module.body
     written_by = "COCONUTLlama" if isinstance(body, LlamaModel) else "COCONUTGPT2"
     config = body.config.to_dict()
-    config |= {"architectures": [f"{written_by}ForTokenClassification"], "trained_on": reward.trained_on}
+    config |= {"architectures": [f"{written_by}ForTokenClassification"]}
     tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}
+    if layout == "latent_ext":
+        config |= {"trained_on": reward.trained_on, "reference": reward.reference}
+    else:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("concentration.")}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
