@@ -46,9 +46,11 @@ def annotate(
     sampler: Annotated[str, typer.Option(help="Latent sampler.")] = SHIPPED_SAMPLER,
     scope: Annotated[str, typer.Option(help="latent, or prompt+latent.")] = "latent",
     policy: Annotated[
-        str, typer.Option(help="What goes on from a thought: sampler, or noise-free (one roll-out).")
+        str,
+        typer.Option(help="What goes on from a thought: sampler, noise-free or outcome."),
     ] = "sampler",
-    seed: Annotated[int, typer.Option(help="Run seed; of generated problems, too.")] = 0,
+    seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
+    problem_seed: Annotated[int, typer.Option(help="Seed of generated problems.")] = 0,
     weights: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     max_answer_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
     part_size: Annotated[int, typer.Option(help="Questions that are written together.")] = 64,
@@ -70,7 +72,7 @@ def annotate(
             raise ValueError("merge: takes no problems; give it the directory alone")
         _describe(merge_labels(directory, shard_size))
         return
-    problems = _problems(file, generated, steps, split, seed, limit)
+    problems = _problems(file, generated, steps, split, problem_seed, limit)
     settings = LabelSettings(
         n,
         rollouts,

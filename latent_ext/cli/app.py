@@ -18,6 +18,8 @@ from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
 from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
+from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
+from latent_ext.cli.train_rm import train_rm
 
 _MALFORMED, _INTERRUPTED, _PIPE_CLOSED = 2, 130, 141
 
@@ -35,6 +37,7 @@ for _command, _examples in (
     (demo, DEMO_EXAMPLES),
     (solve, SOLVE_EXAMPLES),
     (annotate, ANNOTATE_EXAMPLES),
+    (train_rm, TRAIN_RM_EXAMPLES),
     (info, INFO_EXAMPLES),
 ):
     app.command(help=f"{_command.__doc__}\n\n{_examples}")(_command)

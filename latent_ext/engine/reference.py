@@ -105,8 +105,9 @@ class ReferenceEngine:
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> None:
         """Nothing is shared between calls."""
 
-    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> None:
-        """Nothing is shared between calls."""
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """The prompts themselves: nothing is read before it is needed."""
+        return list(prompts)
 
     def _read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
         """Reads inputs [rows, length, hidden] at positions first, first + 1, ...
@@ -130,7 +131,7 @@ class ReferenceEngine:
         request: LatentRequest,
         cache: None,
         reward: LatentRM | None = None,
-        reward_cache: None = None,
+        reward_cache: list[Tensor] | None = None,
     ) -> LatentRun:
         states = []
         thoughts = []
@@ -140,7 +141,8 @@ class ReferenceEngine:
             thoughts.append(stack)
         run = LatentRun(request, torch.cat(thoughts), states)
         if reward is not None:
-            run.scores = self._score(reward, run)
+            assert reward_cache is not None
+            run.scores = self._score(reward, run, reward_cache)
         return run
 
     def _sample_question(
@@ -184,10 +186,10 @@ class ReferenceEngine:
             )
         return _QuestionState(cache, length + steps - 1, thought), thoughts
 
-    def _score(self, reward: LatentRM, run: LatentRun) -> Tensor:
+    def _score(self, reward: LatentRM, run: LatentRun, prompts: Sequence[Tensor]) -> Tensor:
         count = run.request.trajectories
         scores = []
-        for b, prompt in enumerate(run.request.prompts):
+        for b, prompt in enumerate(prompts):
             thoughts = run.thoughts[b * count : (b + 1) * count].to(reward.head_weight.dtype)
             body = reward.module.body
             embedded = body.get_input_embeddings()(prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,18 +75,41 @@ class LatentRM:
     trained_on: dict[str, Any] = field(default_factory=dict)
     reference: str = "none"
 
-    def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int] = ()) -> Tensor:
+    def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int], steps: int) -> Tensor:
         """What this LatentRM reads before the thoughts.
 
         Args:
             prompt: int64 [length], the generator's prompt ids.
             noise_free_answer: tokens of the generator's answer without any randomness; only read with
-                ``reference="answer"``, where they stand before the prompt's last token.
+                ``reference="answer"``, where they stand before the prompt's last token. Of an answer for which there
+                are too few positions the end is read.
+            steps: T thoughts that will follow.
         """
         if self.reference == "none":
             return prompt
-        tokens = torch.tensor(list(noise_free_answer), dtype=torch.int64, device=prompt.device)
-        return torch.cat([prompt[:-1], tokens, prompt[-1:]])
+        room = max(0, self.blocks.max_positions - len(prompt) - steps)
+        tokens = list(noise_free_answer)[-room:] if room else []
+        return torch.cat(
+            [prompt[:-1], torch.tensor(tokens, dtype=torch.int64, device=prompt.device), prompt[-1:]]
+        )
+
+    def unlike_training(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
+        """How the trajectories to be scored differ from those this LatentRM was trained on, one text per difference.
+
+        Args:
+            sampler: what `latent_ext.Sampler.to_dict` gives.
+            generator_hash: `LatentModel.weights_hash`.
+
+        Only what was recorded is compared. Of the dropped sites and the scope a difference counts where there is
+        dropout.
+        """
+        given = {**sampler, "generator_hash": generator_hash}
+        names = ["sampler", "generator_hash"] + (["scope", "sites"] if sampler.get("p") else [])
+        return [
+            f"{name} {self.trained_on[name]!r}, not {given[name]!r}"
+            for name in names
+            if self.trained_on.get(name) is not None and self.trained_on[name] != given[name]
+        ]
 
     @property
     def blocks(self) -> Blocks:

@@ -13,6 +13,7 @@ from torch import Tensor
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Engine, LatentRequest
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import question_key, trajectory_keys
@@ -105,6 +106,10 @@ def solve(
     chosen_sampler = as_sampler(sampler, scope)
     if reward is not None:
         _check_reward(model, reward)
+        differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
+        if differing:
+            message = f"reward: {reward.name} was trained on trajectories of {'; '.join(differing)}"
+            warnings.warn(f"{message}; its scores may mislead", UserWarning, stacklevel=2)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
@@ -168,7 +173,11 @@ class _Run:
         """All trajectories of the chunk's questions, in order of n for each question."""
         own = [prompts[b] for b in chunk.questions]
         cache = self.engine.read_prompts(own, self.sampler)
-        reward_cache = None if self.reward is None else self.engine.read_reward_prompts(self.reward, own)
+        reward_cache = None
+        if self.reward is not None:
+            steps, limit = self.model.family.latent_length, chunk.answer_limit
+            read = reward_prompts(self.engine, self.reward, own, steps=steps, max_tokens=limit)
+            reward_cache = self.engine.read_reward_prompts(self.reward, read)
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
         all_keys = trajectory_keys(of_questions, self.n)
         finished = []

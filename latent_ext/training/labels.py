@@ -24,6 +24,8 @@ from latent_ext.ops.keys import question_key, rollout_key, trajectory_keys
 from latent_ext.samplers import Sampler
 from latent_ext.training.labelled import LabelledQuestion
 
+POLICIES = ("sampler", "noise-free", "outcome")
+
 # Rows of a call of the native engine: caches of many more leave the CPU's caches, fewer leave its threads idle.
 _ROWS = 2048
 
@@ -37,8 +39,8 @@ class LabelSettings:
         rollouts: M >= 1 from each thought but the last. What follows the last thought is not random, so its count is
             0 or M.
         sampler: of the trajectories.
-        policy: "sampler", or "noise-free": what goes on from a thought is drawn, or not; without noise one roll-out
-            says all, and M is 1.
+        policy: what goes on from a thought. "sampler": draws of the sampler; "noise-free": none, one roll-out says all,
+            and M is 1; "outcome": nothing is rolled out, M is 1, and every thought has its trajectory's own outcome.
         seed: run seed, 64 bits.
         max_answer_tokens: longest answer.
 
@@ -58,12 +60,10 @@ class LabelSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value < 1 << 31:
                 raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is needed")
-        if self.policy not in ("sampler", "noise-free"):
-            raise ValueError(f"policy: got {self.policy!r}; allowed are sampler, noise-free")
-        if self.policy == "noise-free" and self.rollouts != 1:
-            raise ValueError(
-                f"rollouts: got {self.rollouts}; without noise all are the same, and 1 is needed"
-            )
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy: got {self.policy!r}; allowed are {', '.join(POLICIES)}")
+        if self.policy != "sampler" and self.rollouts != 1:
+            raise ValueError(f"rollouts: got {self.rollouts}; with policy {self.policy!r} 1 says all")
         if self.sampler.deterministic:
             raise ValueError("sampler: got 'none'; all trajectories of a question would be the same")
 
@@ -135,7 +135,7 @@ class Labeller:
         self, ids: Sequence[str], prompts: list[Tensor], golds: list[str], max_tokens: int
     ) -> Iterator[LabelledQuestion]:
         settings, engine = self.settings, self.engine
-        count, steps = settings.trajectories, self.model.family.latent_length
+        count = settings.trajectories
         keys = trajectory_keys(
             torch.tensor([to_signed(question_key(prompt)) for prompt in prompts], dtype=torch.int64), count
         )
@@ -148,8 +148,7 @@ class Labeller:
         run = engine.sample(request, engine.read_prompts(prompts, settings.sampler))
         _, answers = self._answers(run, max_tokens)
         correct = torch.tensor([answer == golds[row // count] for row, answer in enumerate(answers)])
-        counts = self._counts(run, golds, max_tokens)
-        counts[:, steps - 1] = correct * settings.rollouts
+        counts = self._counts(run, golds, correct, max_tokens)
         finite = run.thoughts.isfinite().all(dim=2).all(dim=1)
         for b, name in enumerate(ids):
             rows = slice(b * count, (b + 1) * count)
@@ -167,13 +166,16 @@ class Labeller:
                 usable=finite[rows],
             )
 
-    def _counts(self, run: LatentRun, golds: list[str], max_tokens: int) -> Tensor:
-        """int64 [rows, T]: right roll-outs from every thought but the last."""
+    def _counts(self, run: LatentRun, golds: list[str], correct: Tensor, max_tokens: int) -> Tensor:
+        """int64 [rows, T]: right roll-outs from every thought; from the last all are like the trajectory itself."""
         settings, steps = self.settings, run.thoughts.shape[1]
+        if settings.policy == "outcome" or steps == 1:
+            return correct.unsqueeze(1).expand(-1, steps) * settings.rollouts
         count, keys = run.request.trajectories, run.request.keys.reshape(-1, 1)
         width = min(settings.rollouts, max(1, _ROWS // run.rows))
         room = Rollouts(self.engine, run, width)
         counts = torch.zeros(run.rows, steps, dtype=torch.int64)
+        counts[:, -1] = correct * settings.rollouts
         for t in range(1, steps):
             for first in range(0, settings.rollouts, width):
                 numbers = torch.arange(first, min(first + width, settings.rollouts))

@@ -17,13 +17,15 @@ SIZES = (4, 8, 16, 32, 64)
 _BINS = 10
 
 
-def measure(questions: Sequence[LabelledQuestion], scores: Tensor, probability: Tensor) -> dict[str, float]:
+def measure(
+    questions: Sequence[LabelledQuestion], scores: Tensor, probability: Tensor | None = None
+) -> dict[str, float]:
     """Figures of a validation pool.
 
     Args:
         questions: with equal N and T.
         scores: float32 [questions, N], trajectory scores.
-        probability: float32 [questions, N], what the LatentRM takes for the chance that a trajectory is right.
+        probability: float32 [questions, N], what the LatentRM takes for the chance that a trajectory is right, if it says.
 
     Returns:
         auc: mean over the questions with right and wrong trajectories of the chance that a right one scores higher;
@@ -54,9 +56,9 @@ def measure(questions: Sequence[LabelledQuestion], scores: Tensor, probability: 
             recalled = [r for s, f in zip(kept, right, strict=True) for r in _recall(s, f, k, size)]
             if k < size and recalled:
                 figures[f"recall@{k}_of_{size}"] = float(np.mean(recalled))
-    figures["calibration_error"] = _calibration_error(
-        probability, torch.stack([q.correct for q in questions])
-    )
+    if probability is not None:
+        correct = torch.stack([q.correct for q in questions])
+        figures["calibration_error"] = _calibration_error(probability, correct)
     return figures
 
 

@@ -109,7 +109,7 @@ def test_golds_of_zero_and_questions_without_a_right_answer_are_kept(
         ({"trajectories": 0}, "trajectories: got 0"),
         ({"rollouts": 0}, "rollouts: got 0"),
         ({"policy": "greedy"}, "policy: got 'greedy'"),
-        ({"policy": "noise-free"}, "rollouts: got 2; without noise"),
+        ({"policy": "noise-free"}, "rollouts: got 2; with policy"),
         ({"sampler": Sampler()}, "sampler: got 'none'"),
     ],
 )
