@@ -73,14 +73,8 @@ def annotate(
         _describe(merge_labels(directory, shard_size))
         return
     problems = _problems(file, generated, steps, split, problem_seed, limit)
-    settings = LabelSettings(
-        n,
-        rollouts,
-        as_sampler(sampler, scope),
-        policy,
-        seed,
-        max_answer_tokens,  # type: ignore[arg-type]
-    )
+    drawn_by = as_sampler(sampler, scope)  # type: ignore[arg-type]
+    settings = LabelSettings(n, rollouts, drawn_by, policy, seed, max_answer_tokens)
     generator = load(model)
     with reporting("annotating", unit="questions") as report:
         report(0, len(problems))

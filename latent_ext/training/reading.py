@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class TrainableLatentRM(LatentRMModule):
             batch: laid out by `collate`.
             thoughts: read in place of those of the batch, same shape.
         """
-        embed = self.body.get_input_embeddings()
+        embed: Any = self.body.get_input_embeddings()  # typed as any module
         fed = batch.thoughts if thoughts is None else thoughts
         longest = batch.ids.shape[1]
         inputs = torch.cat([embed(batch.ids), fed.to(embed.weight.dtype)], dim=1)

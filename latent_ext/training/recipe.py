@@ -99,7 +99,7 @@ class Recipe:
         for field in fields(self):
             value = getattr(self, field.name)
             # Under `from __future__ import annotations` a field's type is its text.
-            kind = {"str": str, "bool": bool, "int": int, "float": (int, float)}[str(field.type)]
+            kind: Any = {"str": str, "bool": bool, "int": int, "float": (int, float)}[str(field.type)]
             if not isinstance(value, kind) or (isinstance(value, bool) and field.type != "bool"):
                 raise ValueError(f"{field.name}: got {value!r}; a {field.type} is needed")
         for name, allowed in _ALLOWED.items():

@@ -211,7 +211,8 @@ def _questions(
 def _write_part(
     path: Path, name: str, places: Sequence[int], questions: Sequence[LabelledQuestion], dtype: torch.dtype
 ) -> list[dict[str, Any]]:
-    tensors, lines = {}, []
+    tensors: dict[str, Tensor] = {}
+    lines: list[dict[str, Any]] = []
     for row, (place, question) in enumerate(zip(places, questions, strict=True)):
         tensors |= {
             f"{row}.prompt": question.prompt.int(),

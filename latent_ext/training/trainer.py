@@ -51,8 +51,8 @@ class LatentRMTrainer(Trainer):
             model=reward.module,
             args=arguments,
             data_collator=self._collate,
-            train_dataset=list(training),  # type: ignore[arg-type]  # what a Dataset has to do, a list does
-            eval_dataset=list(validation),  # type: ignore[arg-type]
+            train_dataset=list(training),
+            eval_dataset=list(validation),
             callbacks=callbacks,
         )
 
@@ -65,10 +65,10 @@ class LatentRMTrainer(Trainer):
         model: torch.nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """The recipe's loss on one batch, with the order preference where it has a weight."""
-        batch, recipe = Batch(**inputs, rollouts=self.rollouts), self.recipe  # type: ignore[arg-type]
+        batch, recipe = Batch(**inputs, rollouts=self.rollouts), self.recipe
         reading: Reading = model(batch)
         loss = self._loss(reading, batch)
         if recipe.order_preference > 0.0:
@@ -89,7 +89,7 @@ class LatentRMTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Figures of `latent_ext.training.measures.measure`, and the loss, on the validation questions."""
-        questions: list[LabelledQuestion] = self.eval_dataset if eval_dataset is None else eval_dataset
+        questions: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         assert self.model is not None
         training, size = self.model.training, self.args.per_device_eval_batch_size
         self.model.eval()
@@ -114,7 +114,7 @@ class LatentRMTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Muon with AdamW, or AdamW alone."""
         if self.optimizer is None:
-            module = self.model if model is None else model
+            module: Any = self.model if model is None else model
             inner = {
                 parameter
                 for name, parameter in module.named_parameters()
@@ -146,8 +146,8 @@ class LatentRMTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         # Prompts of like length go together, so that little is padded; N * T places are the same for all.
-        questions = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(question.prompt) for question in questions]  # type: ignore[union-attr]
+        questions: Any = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(question.prompt) for question in questions]
         generator = torch.Generator().manual_seed(self.recipe.seed)
         return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=generator)
 
