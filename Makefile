@@ -24,7 +24,7 @@ BUILD_TOOLS := "setuptools>=70" wheel "cmake>=3.26" ninja "pybind11>=2.12"
 CAPABILITIES := default avx2 avx512
 PYTEST := $(PY) -m pytest -q
 
-.PHONY: demo test build bench bench-full lint gpu check test-isa cuda-build sanitize model figure clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa cuda-build sanitize model latent-rm figure clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -81,6 +81,10 @@ sanitize: build $(STATE)/test
 # Retrains the shipped generator and LatentRM into build/model, and measures them (about 100 minutes on two cores).
 model: build $(STATE)/test
 	examples/shipped_model/make.sh "$(PY)" build/model
+
+# Labels for the shipped generator and a LatentRM trained on them, into build/latent_rm (about 12 CPU minutes).
+latent-rm: build $(STATE)/test
+	examples/shipped_model/latent_rm.sh "$(PY)" build/latent_rm
 
 figure: build
 	$(PIP) "matplotlib>=3.8"
