@@ -25,6 +25,7 @@ class LabelledQuestion:
         correct: bool [N], whether the trajectory's own answer is the gold.
         answers: canonical answers by trajectory; None where there is none.
         usable: bool [N]; False where a thought is not finite.
+        logprobs: float32 [N], sum of the log probabilities of each answer's tokens.
     """
 
     id: str
@@ -38,6 +39,7 @@ class LabelledQuestion:
     correct: Tensor
     answers: list[str | None]
     usable: Tensor
+    logprobs: Tensor
 
     @property
     def flag(self) -> str:

@@ -142,11 +142,11 @@ class Labeller:
         noise_free = Sampler()
         request = LatentRequest(prompts, keys[:, :1].contiguous(), noise_free, settings.seed)
         single = engine.sample(request, engine.read_prompts(prompts, noise_free))
-        reference, reference_answers = self._answers(single, max_tokens)
+        reference, reference_answers, _ = self._answers(single, max_tokens)
 
         request = LatentRequest(prompts, keys, settings.sampler, settings.seed)
         run = engine.sample(request, engine.read_prompts(prompts, settings.sampler))
-        _, answers = self._answers(run, max_tokens)
+        _, answers, logprobs = self._answers(run, max_tokens)
         correct = torch.tensor([answer == golds[row // count] for row, answer in enumerate(answers)])
         counts = self._counts(run, golds, correct, max_tokens)
         finite = run.thoughts.isfinite().all(dim=2).all(dim=1)
@@ -164,6 +164,7 @@ class Labeller:
                 correct=correct[rows] & finite[rows],
                 answers=answers[rows],
                 usable=finite[rows],
+                logprobs=logprobs[rows],
             )
 
     def _counts(self, run: LatentRun, golds: list[str], correct: Tensor, max_tokens: int) -> Tensor:
@@ -180,20 +181,21 @@ class Labeller:
             for first in range(0, settings.rollouts, width):
                 numbers = torch.arange(first, min(first + width, settings.rollouts))
                 branched = room.continue_from(t, rollout_key(keys, t, numbers), settings.continuation)
-                _, answers = self._answers(branched, max_tokens)
+                _, answers, _ = self._answers(branched, max_tokens)
                 per_question = count * len(numbers)
                 right = [answer == golds[row // per_question] for row, answer in enumerate(answers)]
                 counts[:, t - 1] += torch.tensor(right).reshape(run.rows, -1).sum(dim=1)
         return counts
 
-    def _answers(self, run: LatentRun, max_tokens: int) -> tuple[list[list[int]], list[str | None]]:
-        """Tokens and canonical answers of all rows."""
-        tokens = self.engine.answer(run, torch.arange(run.rows), max_tokens=max_tokens).tokens
+    def _answers(self, run: LatentRun, max_tokens: int) -> tuple[list[list[int]], list[str | None], Tensor]:
+        """Tokens, canonical answers and log probabilities of all rows."""
+        written_by_row = self.engine.answer(run, torch.arange(run.rows), max_tokens=max_tokens)
+        tokens = written_by_row.tokens
         known: dict[tuple[int, ...], str | None] = {}
         for written in map(tuple, tokens):
             if written not in known:
                 known[written] = self.model.family.answer(self.model.decode(list(written)))
-        return tokens, [known[tuple(written)] for written in tokens]
+        return tokens, [known[tuple(written)] for written in tokens], written_by_row.logprobs
 
 
 def described(model: LatentModel, settings: LabelSettings, weights: str) -> dict[str, Any]:

@@ -189,7 +189,10 @@ def _questions(
             opened = line["part"], _read_part(source / line["part"])
         row = line["row"]
         try:
-            own = {name: opened[1][f"{row}.{name}"] for name in ("prompt", "reference", "thoughts", "counts")}
+            own = {
+                name: opened[1][f"{row}.{name}"]
+                for name in ("prompt", "reference", "thoughts", "counts", "logprobs")
+            }
             flags = {name: opened[1][f"{row}.{name}"].bool() for name in ("correct", "usable")}
         except KeyError as error:
             raise LabelError(f"directory: {source / line['part']} lacks the tensor {error}") from None
@@ -205,6 +208,7 @@ def _questions(
             correct=flags["correct"],
             answers=line["answers"],
             usable=flags["usable"],
+            logprobs=own["logprobs"],
         )
 
 
@@ -221,6 +225,7 @@ def _write_part(
             f"{row}.counts": question.counts.int().contiguous(),
             f"{row}.correct": question.correct.to(torch.uint8),
             f"{row}.usable": question.usable.to(torch.uint8),
+            f"{row}.logprobs": question.logprobs.float().contiguous(),
         }
         lines.append(
             {

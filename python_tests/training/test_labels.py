@@ -49,6 +49,7 @@ def test_trajectories_and_answers_are_those_of_solve(
     greedy = latent_ext.solve(model, [p.question for p in problems], n=1, sampler="none")
     for question, result, single in zip(found, results, greedy, strict=True):
         assert question.answers == result.answers
+        assert question.logprobs.tolist() == [trajectory.logprob for trajectory in result.trajectories]
         assert torch.equal(question.thoughts, torch.stack([t.thoughts for t in result.trajectories]))
         assert question.reference_answer == single.answer
         assert question.reference.tolist() == single.trajectories[0].tokens

@@ -25,7 +25,7 @@ def question(model: LatentModel, prompt: Tensor, thoughts: Tensor) -> LabelledQu
     steps = model.family.latent_length
     return LabelledQuestion(
         "q", "1", prompt, torch.tensor([5, 6]), None, thoughts, torch.zeros(N, steps, dtype=torch.int64), 1,
-        torch.zeros(N, dtype=torch.bool), [None] * N, torch.ones(N, dtype=torch.bool),
+        torch.zeros(N, dtype=torch.bool), [None] * N, torch.ones(N, dtype=torch.bool), torch.zeros(N),
     )  # fmt: skip
 
 

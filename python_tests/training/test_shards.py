@@ -27,6 +27,7 @@ def question(generator: torch.Generator, name: str) -> LabelledQuestion:
         correct=torch.tensor([True, False]),
         answers=["0", None],
         usable=torch.tensor([True, False]),
+        logprobs=torch.tensor([-0.5, -2.0]),
     )
 
 
