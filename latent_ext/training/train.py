@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from latent_ext.models.latent_model import LatentModel, load
 from latent_ext.rewards.latent_rm import LatentRM, save_reward
+from latent_ext.training.fit_answer_reading import fit_answer_reading
 from latent_ext.training.labelled import LabelledQuestion
 from latent_ext.training.measures import measure
 from latent_ext.training.reading import from_generator
@@ -32,8 +33,8 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
     """Trains a LatentRM (LatentTTS, section 3.2, and what came after it).
 
     Writes to the recipe's `output`: checkpoints that `latent_ext.load_reward` reads, log_history.json, TensorBoard
-    logs where tensorboard is installed, ``best`` (the best LatentRM) and, where the published layout can hold it,
-    ``best_latenttts``.
+    logs where tensorboard is installed, ``best`` (the best LatentRM), where the published layout can hold it
+    ``best_latenttts``, and answer_reading.json, an `AnswerReading` fitted on the same labels.
 
     Args:
         recipe: see `Recipe`.
@@ -93,6 +94,8 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
     save_reward(reward, output / "best", dtype=dtype)
     if recipe.reference == "none":
         save_reward(reward, output / "best_latenttts", dtype=dtype, layout="latenttts")
+    if any(bool(q.correct.any()) and not bool(q.correct.all()) for q in used):
+        fit_answer_reading(used, trained_on).save(output / "answer_reading.json")
     history = json.dumps(trainer.state.log_history, indent=2) + "\n"
     (output / "log_history.json").write_text(history, encoding="utf-8")
     return {name.removeprefix("best_"): value for name, value in figures.items()}

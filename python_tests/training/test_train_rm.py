@@ -14,6 +14,7 @@ import torch
 import latent_ext
 from latent_ext.cli.app import main
 from latent_ext.evaluation.problems import shipped_problems
+from latent_ext.rewards import AnswerReading
 from latent_ext.samplers import Sampler
 from latent_ext.training.annotate import annotate
 from latent_ext.training.labels import LabelSettings
@@ -69,6 +70,8 @@ def test_what_it_writes_scores_trajectories_and_says_what_it_was_trained_on(
     reward = latent_ext.load_reward(tmp_path / "run" / "best")
     assert reward.reference == changes.get("reference", "none")
     assert (reward.module.concentration is not None) == (changes["loss"] == "beta_binomial")
+    reading = AnswerReading.load(tmp_path / "run" / "answer_reading.json")
+    assert reading.trained_on["sampler"] == "noise:0.6:relative"
     model = latent_ext.load()
     assert reward.trained_on["generator_hash"] == model.weights_hash
     assert reward.trained_on["sampler"] == "noise:0.6:relative"
