@@ -251,10 +251,10 @@ def test_a_model_has_no_more_layers_than_there_are_sites(generator: Generator) -
 def test_another_version_is_named_with_the_way_out(generator: Generator) -> None:
     packed = packed_model(generator)
     data = packed.data.clone()
-    data[8:16].view(torch.int64)[0] = 2
+    data[8:16].view(torch.int64)[0] = 1
     message = outcome(read_prompts_case(generator, packed), data)
-    assert "version 2 is not the version 1 that this build reads; pack the model again" in message
-    with pytest.raises(ValueError, match="model is not a packed model of version 1"):
+    assert "version 1 is not the version 2 that this build reads; pack the model again" in message
+    with pytest.raises(ValueError, match="model is not a packed model of version 2"):
         unpack(data)
 
 
