@@ -122,9 +122,9 @@ class Sampler:
             of a question; the pass over the last prompt token, which yields the first thought, and the passes
             over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
             and noise on W_V also act while the whole prompt is read (the published behaviour of both), so every
-            trajectory reads its own prompt. Noise on thoughts touches them alone, in either scope. In a depth-recurrent model every token
-            of the trajectory thinks, so randomness acts in the last prompt token and the answer ("latent") or in all
-            tokens ("prompt+latent", as published).
+            trajectory reads its own prompt. Noise on thoughts touches them alone, in either scope.
+            In a depth-recurrent model every token of the trajectory thinks, so randomness acts in the last prompt token
+            and the answer ("latent") or in all tokens ("prompt+latent", as published).
         parts: of `latent_ext.sampler_parts`, at most one of a kind.
 
     Example:

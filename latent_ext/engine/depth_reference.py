@@ -104,7 +104,7 @@ class DepthReferenceEngine:
                     eps=0.0,
                     norm="none",
                     temperature=temperature,
-                top_p=top_p,
+                    top_p=top_p,
                 )
                 logprobs[place] += logprob[0].cpu()
                 if self.model.ids.end_of_answer(int(drawn)):

@@ -174,7 +174,13 @@ class ReferenceEngine:
         return thought
 
     def draw_token(
-        self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, temperature: float, top_p: float = 1.0
+        self,
+        hidden: Tensor,
+        keys: Tensor,
+        position: int,
+        seed: Tensor,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Token and log probability, both [rows]; a token is indexed by the position that it will be read at."""
         return ops.next_token_reference(

@@ -102,7 +102,13 @@ def think(
 
 
 def answer_reentering(
-    engine: ModulesEngine, run: LatentRun, rows: Tensor, pages: Pages, max_tokens: int, temperature: float, top_p: float
+    engine: ModulesEngine,
+    run: LatentRun,
+    rows: Tensor,
+    pages: Pages,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
 ) -> Answers:
     """Answers as LatentTTS decodes them: a row that never chose the separator thinks again after one token.
 

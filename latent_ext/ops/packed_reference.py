@@ -223,7 +223,9 @@ def unpack(data: Tensor) -> Model:
         thought_scale=read.real(),
         score_weight=read.section(hidden),
         score_bias=read.section(1),
-        spectra=[Spectrum(right=read.linear(), left=read.linear()) for _ in range(layers if read.number() else 0)],
+        spectra=[
+            Spectrum(right=read.linear(), left=read.linear()) for _ in range(layers if read.number() else 0)
+        ],
     )
 
 
