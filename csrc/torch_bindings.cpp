@@ -36,7 +36,7 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
   m.def(
       "read_prompts(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor tokens, "
       "Tensor offsets, Tensor keys, Tensor seed, float p, bool per_trajectory, bool embedding, "
-      "bool last_hidden, Tensor(a!) prefix_key, Tensor(b!) prefix_value) -> Tensor");
+      "float svp, bool last_hidden, Tensor(a!) prefix_key, Tensor(b!) prefix_value) -> Tensor");
   // The whole latent phase: steps x layers x rows, with noise, LatentRM, pruning and branching inside.
   m.def(
       "latent_rollout(Tensor model, Tensor? position_embedding, Tensor first, bool first_is_hidden, "
@@ -44,7 +44,7 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
       "Tensor prefix_value, Tensor(a!) suffix_key, Tensor(b!) suffix_value, Tensor(c!) ancestry, "
       "int suffix_len, Tensor? reward_model, Tensor? reward_position_embedding, Tensor? reward_prompt_index, "
       "Tensor? reward_prompt_len, Tensor? reward_prefix_key, Tensor? reward_prefix_value, float p, "
-      "bool per_trajectory, bool embedding, float sigma, bool relative, int questions, int[] keep, "
+      "bool per_trajectory, bool embedding, float svp, float sigma, bool relative, int questions, int[] keep, "
       "int candidates, Tensor(d!) thoughts, Tensor(e!)? step_scores, Tensor(f!) lineage, "
       "Tensor(g!) final_keys, Tensor(h!) final_prompts, Tensor? model_header, Tensor? reward_header, str "
       "rung) "
@@ -54,6 +54,7 @@ STABLE_TORCH_LIBRARY(latent_ext, m) {
       "decode_answers(Tensor model, Tensor? position_embedding, Tensor token_embedding, Tensor? thought, "
       "Tensor first_token, Tensor keys, Tensor seed, Tensor prompt_index, Tensor prompt_len, "
       "Tensor prefix_key, Tensor prefix_value, Tensor(a!) suffix_key, Tensor(b!) suffix_value, "
-      "Tensor ancestry, Tensor(c!) suffix_len, float temperature, int max_tokens, int end_of_sequence) -> "
+      "Tensor ancestry, Tensor(c!) suffix_len, float temperature, float top_p, int max_tokens, int "
+      "end_of_sequence) -> "
       "(Tensor, Tensor, Tensor)");
 }

@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 
 from latent_ext._version import __version__
+from latent_ext.mixture import Mixture
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler
@@ -37,6 +38,7 @@ __all__ = [
     "LatentModel",
     "LatentRM",
     "MCDropout",
+    "Mixture",
     "Result",
     "Sampler",
     "Trajectory",

@@ -1,4 +1,4 @@
-"""Randomness that single families know: initial states of depth recurrence, weights of soft tokens.
+"""Parts of a sampler beside dropout and noise on thoughts: noise on W_V, initial states of depth recurrence, soft tokens.
 
 Value objects like `latent_ext.samplers.MCDropout`; a `latent_ext.samplers.Sampler` holds them in ``parts``. Which of them
 a family takes is said by its feedback (``randomness``), and others are refused.
@@ -157,7 +157,65 @@ class DirichletNoise:
         return f"dirichlet:{exact_text(self.alpha)}"
 
 
-PARTS: dict[str, Any] = {part.name: part for part in (InitialState, MixedNoise, GumbelNoise, DirichletNoise)}
+@dataclass(frozen=True)
+class SingularValueNoise:
+    """Singular-value perturbation of every layer's value projection (SVP, 2026; jihwan1205/Singular-Value-Perturbation).
+
+    W_V = U diag(s) V^T becomes U diag(s (1 + alpha g)) V^T, with g standard normal for each singular value, layer and
+    trajectory, the same at all positions; the answer is read with W_V itself. Published with scope "prompt+latent".
+
+    Args:
+        alpha: standard deviation in units of the singular value, >= 0 (published: 0.6 for COCONUT, 0.5 for CODI).
+
+    Raises:
+        ValueError: if `alpha` is negative or not finite.
+    """
+
+    alpha: float
+    name: ClassVar[str] = "svp"
+    grammar: ClassVar[str] = "svp:ALPHA"
+
+    def __post_init__(self) -> None:
+        _check("alpha", self.alpha)
+
+    @property
+    def acts(self) -> bool:
+        return self.alpha > 0.0
+
+    def __str__(self) -> str:
+        return f"svp:{exact_text(self.alpha)}"
+
+
+@dataclass(frozen=True)
+class ValueWeightNoise:
+    """Gaussian noise on every weight of every layer's W_V, fixed for the trajectory: the dense counterpart of SVP.
+
+    Args:
+        sigma: standard deviation of a weight, >= 0 (published as a control of SVP: 0.06 for COCONUT).
+
+    Raises:
+        ValueError: if `sigma` is negative or not finite.
+    """
+
+    sigma: float
+    name: ClassVar[str] = "wv"
+    grammar: ClassVar[str] = "wv:SIGMA"
+
+    def __post_init__(self) -> None:
+        _check("sigma", self.sigma)
+
+    @property
+    def acts(self) -> bool:
+        return self.sigma > 0.0
+
+    def __str__(self) -> str:
+        return f"wv:{exact_text(self.sigma)}"
+
+
+PARTS: dict[str, Any] = {
+    part.name: part
+    for part in (SingularValueNoise, ValueWeightNoise, InitialState, MixedNoise, GumbelNoise, DirichletNoise)
+}
 
 
 def read_part(name: str, text: str) -> Any:
@@ -168,7 +226,7 @@ def read_part(name: str, text: str) -> Any:
         ValueError: if a number is outside its range.
     """
     fields = text.split(":") if text else []
-    numbers = {"state": 1, "mix": 1, "gumbel": 2, "dirichlet": 1}[name]
+    numbers = 2 if name == "gumbel" else 1
     values: list[Any] = []
     for place, written in enumerate(fields):
         if place < numbers:
@@ -182,6 +240,6 @@ def read_part(name: str, text: str) -> Any:
             values.append(True)
         else:
             raise LookupError(written)
-    if not values and name in ("mix", "dirichlet"):
+    if not values and name not in ("state", "gumbel"):
         raise LookupError(text)
     return PARTS[name](*values)

@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from latent_ext.sampler_parts import PARTS, exact_text, read_part
+from latent_ext.sampler_parts import (
+    PARTS,
+    SingularValueNoise,
+    ValueWeightNoise,
+    exact_text,
+    read_part,
+)
 
 Scope = Literal["latent", "prompt+latent"]
 Sites = Literal["residual", "residual+embedding"]
@@ -115,10 +121,10 @@ class Sampler:
         scope: "latent": the prompt but for its last token is read once, clean, and shared by all trajectories
             of a question; the pass over the last prompt token, which yields the first thought, and the passes
             over z_1 .. z_{T-1} are stochastic; z_T and the answer are read clean. "prompt+latent": dropout
-            also acts while the whole prompt is read (the published LatentTTS behaviour), so every trajectory
-            reads its own prompt. Noise touches thoughts only, in either scope. In a depth-recurrent model every token
-            of the trajectory thinks, so randomness acts in the last prompt token and the answer ("latent") or in all
-            tokens ("prompt+latent", as published).
+            and noise on W_V also act while the whole prompt is read (the published behaviour of both), so every
+            trajectory reads its own prompt. Noise on thoughts touches them alone, in either scope.
+            In a depth-recurrent model every token of the trajectory thinks, so randomness acts in the last prompt token
+            and the answer ("latent") or in all tokens ("prompt+latent", as published).
         parts: of `latent_ext.sampler_parts`, at most one of a kind.
 
     Example:
@@ -147,6 +153,21 @@ class Sampler:
     def drops(self) -> bool:
         """Whether dropout with p > 0 acts."""
         return self.dropout is not None and self.dropout.p > 0.0
+
+    @property
+    def svp(self) -> float:
+        """alpha of singular-value noise on W_V, 0 for none."""
+        return next((part.alpha for part in self.parts if isinstance(part, SingularValueNoise)), 0.0)
+
+    @property
+    def wv(self) -> float:
+        """sigma of dense noise on W_V, 0 for none."""
+        return next((part.sigma for part in self.parts if isinstance(part, ValueWeightNoise)), 0.0)
+
+    @property
+    def acts_in_body(self) -> bool:
+        """Whether passes through the body are stochastic, so that each trajectory needs its own."""
+        return self.drops or self.svp > 0.0 or self.wv > 0.0
 
     @property
     def noisy(self) -> bool:
@@ -224,6 +245,8 @@ class Sampler:
             "sigma": self.noise.sigma if self.noise else 0.0,
             "relative": self.noise.relative if self.noise else None,
             "temperature_of_head": self.head.temperature if self.head else 0.0,
+            "svp": self.svp,
+            "wv": self.wv,
             "scope": self.scope,
         }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "nucleus.h"
 #include "row_groups.h"
 
 namespace latent_ext {
@@ -11,6 +12,11 @@ namespace {
 
 constexpr int64_t kBlockPanels = kVocabularyBlock / kPanelWidth;
 static_assert(kVocabularyBlock % kPanelWidth == 0, "a block of the vocabulary is made of whole panels");
+
+// Greedy decoding takes the likeliest token, which is in every nucleus.
+bool in_nucleus(const AnswersCall& call) {
+  return call.top_p < 1.0 && call.temperature > 0.0f;
+}
 
 // What a pass wants to know of rows; see Group.
 struct Positions {
@@ -26,7 +32,10 @@ struct Group {
   std::vector<const float*> inputs;
   std::vector<int64_t> positions;
   std::vector<TokenChoice> choices;
-  std::vector<Scratch> logits;  // by member
+  std::vector<Scratch> logits;  // by member, one block; with top_p < 1 the first holds all, [blocks, rows, block]
+  std::vector<float> least_logits;  // [rows], with top_p < 1
+  std::vector<NucleusScratch> nucleus;  // by member
+  std::vector<std::vector<float>> row_logits;  // by member, [blocks, block] of one row
   std::vector<float> logprob;
   Positions both;
 
@@ -37,7 +46,10 @@ struct Group {
         inputs(rows.last - rows.first),
         positions(rows.last - rows.first),
         choices(buffers.max_rows * blocks(call)),
-        logits(members) {
+        logits(in_nucleus(call) ? 1 : members),
+        least_logits(in_nucleus(call) ? buffers.max_rows : 0),
+        nucleus(members),
+        row_logits(members) {
     for (int64_t r = rows.first; r < rows.last; ++r) {
       row.push_back(r);
       prompt.push_back(call.generator.prompt_index[r]);
@@ -48,7 +60,8 @@ struct Group {
                    call.ancestry + (r + 1) * call.pages.max_suffix);
     }
     logprob.resize(row.size());
-    for (Scratch& of_member : logits) of_member = new_scratch(buffers.max_rows * kVocabularyBlock);
+    const int64_t held = in_nucleus(call) ? blocks(call) : 1;
+    for (Scratch& of_member : logits) of_member = new_scratch(held * buffers.max_rows * kVocabularyBlock);
   }
 
   static int64_t blocks(const AnswersCall& call) {
@@ -125,30 +138,64 @@ void read_thought_and_token(const AnswersCall& call, const Pass& pass, Group& gr
   pass.member.wait();
 }
 
+// Logits of one block of the vocabulary, [count, kVocabularyBlock].
+void block_logits(const Pass& pass, int64_t count, int64_t block, float* logits) {
+  const PackedLinear& lm_head = pass.model.lm_head;
+  const LinearCall linear = {lm_head,
+                             encoded(pass, lm_head, pass.buffers.normed.get()),
+                             count,
+                             Activation::kNone,
+                             logits,
+                             kVocabularyBlock,
+                             block * kVocabularyBlock};
+  pass.kernels.linear[static_cast<int>(lm_head.format)](
+      linear, block * kBlockPanels, std::min((block + 1) * kBlockPanels, panel_count(lm_head.outputs)));
+}
+
+// Which tokens a member's share of rows may draw, from all their logits, [blocks, count, kVocabularyBlock].
+void find_nuclei(const AnswersCall& call, const Pass& pass, Group& group, int64_t count, const float* logits) {
+  const int64_t blocks = Group::blocks(call);
+  const Share rows = share_of(pass.member, count);
+  std::vector<float>& row = group.row_logits[pass.member.rank];
+  row.resize(blocks * kVocabularyBlock);
+  for (int64_t i = rows.first; i < rows.last; ++i) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      std::copy_n(logits + (block * count + i) * kVocabularyBlock, kVocabularyBlock,
+                  row.begin() + block * kVocabularyBlock);
+    }
+    group.least_logits[i] = nucleus_cutoff(pass.kernels, row.data(), pass.model.vocabulary, call.temperature,
+                                           call.top_p, group.nucleus[pass.member.rank]);
+  }
+}
+
 // The next token of rows [first, last), whose hidden states are in buffers.normed.
 void choose(const AnswersCall& call, const Pass& pass, Group& group, int64_t first, int64_t last) {
-  const PackedLinear& lm_head = pass.model.lm_head;
   const int64_t count = last - first, blocks = Group::blocks(call);
-  encode_share(pass, lm_head, group.buffers.normed.get(), count);
+  encode_share(pass, pass.model.lm_head, group.buffers.normed.get(), count);
   pass.member.wait();
   NextTokenCall choice = {};
   choice.hidden_size = pass.model.hidden;
   choice.vocabulary = pass.model.vocabulary;
   choice.draws = {group.keys.data() + first, group.positions.data() + first, call.seed};
   choice.temperature = call.temperature;
-  float* logits = group.logits[pass.member.rank].get();
   const Share mine = share_of(pass.member, blocks);
-  for (int64_t block = mine.first; block < mine.last; ++block) {
-    const LinearCall linear = {lm_head,
-                               encoded(pass, lm_head, group.buffers.normed.get()),
-                               count,
-                               Activation::kNone,
-                               logits,
-                               kVocabularyBlock,
-                               block * kVocabularyBlock};
-    pass.kernels.linear[static_cast<int>(lm_head.format)](
-        linear, block * kBlockPanels, std::min((block + 1) * kBlockPanels, panel_count(lm_head.outputs)));
-    pass.kernels.token_choices(choice, logits, 0, count, block, group.choices.data());
+  if (in_nucleus(call)) {
+    float* all = group.logits[0].get();
+    const auto of_block = [&](int64_t block) { return all + block * count * kVocabularyBlock; };
+    for (int64_t block = mine.first; block < mine.last; ++block)
+      block_logits(pass, count, block, of_block(block));
+    pass.member.wait();
+    find_nuclei(call, pass, group, count, all);
+    pass.member.wait();
+    choice.least_logits = group.least_logits.data();
+    for (int64_t block = mine.first; block < mine.last; ++block)
+      pass.kernels.token_choices(choice, of_block(block), 0, count, block, group.choices.data());
+  } else {
+    float* logits = group.logits[pass.member.rank].get();
+    for (int64_t block = mine.first; block < mine.last; ++block) {
+      block_logits(pass, count, block, logits);
+      pass.kernels.token_choices(choice, logits, 0, count, block, group.choices.data());
+    }
   }
   pass.member.wait();
   const Share rows = share_of(pass.member, count);

@@ -16,6 +16,7 @@ struct AnswersCall {
   const int64_t* keys;           // [rows]
   int64_t seed;
   float temperature;
+  double top_p;  // share of the probability that tokens are drawn from; 1: all of it
   int64_t rows, max_tokens, end_of_sequence;
   int64_t* tokens;  // [rows, max_tokens], -1 past the end
   float* logprobs;  // [rows], of all tokens, the end of sequence included

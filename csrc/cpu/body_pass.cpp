@@ -21,6 +21,10 @@ int64_t widest_words(const PackedModel& model) {
     add(layer.attention_output);
     add(layer.mlp_in);
     add(layer.mlp_out);
+    if (model.value_rank > 0) {
+      add(layer.value_right);
+      add(layer.value_left);
+    }
   }
   for (const PackedStage& stage : model.stages) add(stage.linear);
   return widest;
@@ -41,7 +45,7 @@ void add_and_norm(const Pass& pass, const float* residual, const PackedNorm& nor
                                    residual,
                                    norm.weight,
                                    norm.bias,
-                                   {buffers.keys.data(), buffers.mask_positions.data(), pass.dropout.seed},
+                                   {buffers.keys.data(), buffers.mask_positions.data(), pass.draws.seed},
                                    site,
                                    p,
                                    norm.eps,
@@ -61,7 +65,7 @@ void begin_rows(const Pass& pass, const PassRows& rows) {
   for (int64_t r = share.first; r < share.last; ++r) {
     const int64_t position = rows.positions[r];
     buffers.keys[r] = rows.keys[r];
-    buffers.mask_positions[r] = pass.dropout.per_trajectory ? int64_t(kFixedPosition) : position;
+    buffers.mask_positions[r] = pass.draws.per_trajectory ? int64_t(kFixedPosition) : position;
     float* to = buffers.branch.get() + r * model.hidden;
     const float* input = rows.inputs[r];
     if (pass.position_embedding) {
@@ -104,6 +108,8 @@ PassBuffers::PassBuffers(const PackedModel& model, int64_t rows)
       branch(new_scratch(rows * model.hidden)),
       zeros(new_scratch(rows * model.widest_stage())),
       query_key_value(new_scratch(rows * model.query_key_value_size())),
+      spectrum(new_scratch(rows * model.value_rank)),
+      value_shift(new_scratch(model.value_rank > 0 ? rows * model.value_size() : 0)),
       query(new_scratch(rows * model.heads * model.head_dim)),
       context(new_scratch(rows * model.heads * model.head_dim)),
       gate_and_up(new_scratch(model.gated ? rows * 2 * model.inner : 0)),
@@ -156,16 +162,43 @@ void run_linear(const Pass& pass, const PackedLinear& linear, const float* x, in
   linear_panels(pass, linear, x, rows, activation, out);
 }
 
+namespace {
+
+// Every row's own W_V: its values move by left diag(svp g) right x, g the row's normals, one per singular
+// value.
+void shift_values(const Pass& pass, int64_t l, int64_t rows) {
+  const PackedModel& model = pass.model;
+  const PackedLayer& layer = model.layers[l];
+  PassBuffers& buffers = pass.buffers;
+  run_linear(pass, layer.value_right, buffers.normed.get(), rows, Activation::kNone, buffers.spectrum.get());
+  const Share share = share_of(pass.member, rows);
+  const SpectrumCall call = {model.value_rank, pass.draws.svp, buffers.keys.data(), pass.draws.seed,
+                             layer_site(l, kLayerValueNoise), buffers.spectrum.get()};
+  pass.kernels.scale_spectrum(call, share.first, share.last);
+  pass.member.wait();
+  run_linear(pass, layer.value_left, buffers.spectrum.get(), rows, Activation::kNone,
+             buffers.value_shift.get());
+  const int64_t size = model.value_size(), width = model.query_key_value_size();
+  for (int64_t r = share.first; r < share.last; ++r) {
+    const float* shift = buffers.value_shift.get() + r * size;
+    float* value = buffers.query_key_value.get() + (r + 1) * width - size;
+    for (int64_t i = 0; i < size; ++i) value[i] += shift[i];
+  }
+  pass.member.wait();
+}
+
+}  // namespace
+
 void run_pass(const Pass& pass, const PassRows& rows, PassAttention& attention, const WantedRows& wanted) {
   const PackedModel& model = pass.model;
   PassBuffers& buffers = pass.buffers;
-  const double p = pass.dropout.p;
+  const double p = pass.draws.p;
   const double p_attention = model.drops_attention_output ? p : 0.0;
   int64_t count = rows.count;
 
   begin_rows(pass, rows);
   add_and_norm(pass, buffers.zeros.get(), model.layers[0].attention_norm, kSiteEmbedding,
-               pass.dropout.embedding ? p : 0.0, count, &model.layers[0].query_key_value);
+               pass.draws.embedding ? p : 0.0, count, &model.layers[0].query_key_value);
   pass.member.wait();
   const int64_t layers = static_cast<int64_t>(model.layers.size());
   for (int64_t l = 0; l < layers; ++l) {
@@ -173,6 +206,7 @@ void run_pass(const Pass& pass, const PassRows& rows, PassAttention& attention, 
     const bool last = l + 1 == layers;
     linear_panels(pass, layer.query_key_value, buffers.normed.get(), count, Activation::kNone,
                   buffers.query_key_value.get());
+    if (pass.draws.svp > 0.0f) shift_values(pass, l, count);
     attention.place(pass, l, count);
     pass.member.wait();
     if (last && wanted.rows) {

@@ -24,11 +24,13 @@ inline Share share_of(const Member& member, int64_t count) {
   return {count * member.rank / member.size, count * (member.rank + 1) / member.size};
 }
 
-// Monte-Carlo dropout of a pass; p = 0 for a clean one.
-struct PassDropout {
+// What a pass draws: Monte-Carlo dropout, and noise on the singular values of W_V that is fixed for each
+// trajectory. Both 0 for a clean pass.
+struct PassDraws {
   double p = 0.0;
   bool per_trajectory = false;
   bool embedding = false;
+  float svp = 0.0f;
   int64_t seed = 0;
 };
 
@@ -40,6 +42,7 @@ struct PassBuffers {
   Scratch residual, normed, branch;  // [rows, hidden]
   Scratch zeros;                     // [rows, widest stage], what a norm without residual adds
   Scratch query_key_value;           // [rows, (heads + 2 kv_heads) * head_dim]
+  Scratch spectrum, value_shift;     // [rows, value_rank], [rows, kv_heads * head_dim] where there is one
   Scratch query, context;            // [rows, heads * head_dim]
   Scratch gate_and_up, inner;        // [rows, 2 * inner] where gated; [rows, inner]
   Scratch stage[2];                  // [rows, widest stage]
@@ -53,7 +56,7 @@ struct Pass {
   const Kernels& kernels;
   PassBuffers& buffers;
   Member member;
-  PassDropout dropout;
+  PassDraws draws;
   const float* position_embedding;  // [max_positions, hidden] or null
 };
 

@@ -32,7 +32,8 @@ std::tuple<Tensor, Tensor, Tensor> decode_answers(
     std::optional<Tensor> thought, const Tensor& first_token, const Tensor& keys, const Tensor& seed,
     const Tensor& prompt_index, const Tensor& prompt_len, const Tensor& prefix_key,
     const Tensor& prefix_value, const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry,
-    const Tensor& suffix_len, double temperature, int64_t max_tokens, int64_t end_of_sequence) {
+    const Tensor& suffix_len, double temperature, double top_p, int64_t max_tokens,
+    int64_t end_of_sequence) {
   const PackedModel model = check_packed_model("model", model_bytes);
   STD_TORCH_CHECK(model.vocabulary > 0, "model must have an LM head");
   const float* positions = check_position_embedding("position_embedding", position_embedding, model);
@@ -56,6 +57,7 @@ std::tuple<Tensor, Tensor, Tensor> decode_answers(
   check_tensor("suffix_len", suffix_len, ScalarType::Long, {{"rows", rows}});
   STD_TORCH_CHECK(std::isfinite(temperature) && temperature >= 0,
                   "temperature must be finite and not negative, got ", temperature);
+  STD_TORCH_CHECK(top_p > 0 && top_p <= 1, "top_p must be in (0, 1], got ", top_p);
   STD_TORCH_CHECK(max_tokens >= 1 && max_tokens <= pages.max_suffix,
                   "max_tokens must be at least 1, and suffix_key have room for as many positions (",
                   pages.max_suffix, "), got ", max_tokens);
@@ -80,6 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> decode_answers(
                int64_data(keys),
                check_seed(seed),
                static_cast<float>(temperature),
+               top_p,
                rows,
                max_tokens,
                end_of_sequence,

@@ -12,6 +12,7 @@ void fill_kernels(Kernels& table) {
   add_next_token_kernels(table);
   add_linear_kernels(table);
   add_place_heads_kernel(table);
+  add_spectrum_kernel(table);
   add_peak_kernel(table);
 }
 

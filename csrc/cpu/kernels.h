@@ -85,6 +85,16 @@ struct PlaceHeadsCall {
   int64_t head_stride;           // floats from head to head of a cache
 };
 
+// Rows of coordinates along singular vectors, each to be multiplied by alpha times its trajectory's normal.
+struct SpectrumCall {
+  int64_t rank;
+  float alpha;
+  const int64_t* keys;  // [rows]
+  int64_t seed;
+  uint32_t site;
+  float* rows;  // [rows, rank]
+};
+
 struct ScoreCall {
   bool bfloat16;
   int64_t hidden_size;
@@ -119,6 +129,7 @@ struct NextTokenCall {
   float eps;
   NormKind norm;
   float temperature;
+  const float* least_logits;  // [rows], tokens with a smaller logit are not chosen; null: none
 };
 
 // The kernels of one ISA level.
@@ -149,6 +160,7 @@ struct Kernels {
   // out [rows, inner] = activation(gate) * up, of rows [gate, up].
   void (*gate)(const float* gate_and_up, int64_t inner, Activation activation, int64_t rows, float* out);
   void (*place_heads)(const PlaceHeadsCall&, int64_t first_row, int64_t last_row);
+  void (*scale_spectrum)(const SpectrumCall&, int64_t first_row, int64_t last_row);
   // Test hooks, see control.h.
   void (*random_words)(int64_t seed, int64_t key, int64_t position, uint32_t site, uint64_t first,
                        int64_t count, uint32_t* out);
@@ -179,6 +191,7 @@ void add_next_token_kernels(Kernels&);
 void add_linear_kernels(Kernels&);
 void add_dot_kernels(Kernels&);  // only where the level is compiled with the dot instructions
 void add_place_heads_kernel(Kernels&);
+void add_spectrum_kernel(Kernels&);
 void add_peak_kernel(Kernels&);
 LATENT_EXT_NAMESPACE_END
 #endif

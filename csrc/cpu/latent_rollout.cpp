@@ -64,7 +64,7 @@ void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_em
                     std::optional<Tensor> reward_position_embedding,
                     std::optional<Tensor> reward_prompt_index, std::optional<Tensor> reward_prompt_len,
                     std::optional<Tensor> reward_prefix_key, std::optional<Tensor> reward_prefix_value,
-                    double p, bool per_trajectory, bool embedding, double sigma, bool relative,
+                    double p, bool per_trajectory, bool embedding, double svp, double sigma, bool relative,
                     int64_t questions, std::vector<int64_t> keep, int64_t candidates, const Tensor& thoughts,
                     std::optional<Tensor> step_scores, const Tensor& lineage, const Tensor& final_keys,
                     const Tensor& final_prompts, std::optional<Tensor>, std::optional<Tensor>,
@@ -100,7 +100,7 @@ void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_em
     const int64_t last = int64_data(prompt_len)[int64_data(prompt_index)[r]] + suffix_len + passes;
     check_last_position(last - 1, position_embedding, "the latent phase");
   }
-  const PassDropout dropout = check_dropout(p, per_trajectory, embedding, seed);
+  const PassDraws draws = check_draws(p, per_trajectory, embedding, svp, model, seed);
   STD_TORCH_CHECK(std::isfinite(sigma) && sigma >= 0, "sigma must be finite and not negative, got ", sigma);
   check_pruning(keep, candidates, questions, rows, steps, capacity);
   check_tensor("lineage", lineage, ScalarType::Long, {{"capacity", capacity}, {"steps", steps}});
@@ -127,8 +127,8 @@ void latent_rollout(const Tensor& model_bytes, std::optional<Tensor> position_em
                questions,
                capacity,
                steps,
-               dropout.seed,
-               dropout,
+               draws.seed,
+               draws,
                static_cast<float>(sigma),
                relative,
                keep,

@@ -46,7 +46,8 @@ std::tuple<Tensor, Tensor> next_token(const Tensor& hidden, std::optional<Tensor
                               draws,
                               static_cast<float>(eps),
                               kind,
-                              static_cast<float>(temperature)};
+                              static_cast<float>(temperature),
+                              nullptr};
   const Kernels& active = kernels();
   const int64_t width = (size + 15) / 16 * 16;
   const int64_t blocks = (vocabulary + kVocabularyBlock - 1) / kVocabularyBlock;

@@ -144,12 +144,15 @@ TokenChoice choose(const NextTokenCall& call, int64_t row, int64_t base, const f
   Floats best(-infinity);
   Words best_entry(kNoEntry);
   Floats largest(-infinity);
+  const Floats least(call.least_logits ? call.least_logits[row] : -infinity);
   each_value(call, row, base, logits, count, [&](const Floats& values, int64_t first) {
     const Words entry = lane_numbers() + Words(static_cast<uint32_t>(first));
     // the first value that is not NaN is taken even if it is -inf; later ones must be larger, so ties keep
     // the smaller id
     const Flags first_number = (Words(kNoEntry - 1) < best_entry) & (values <= Floats(infinity));
-    const Flags better = (entry < Words(static_cast<uint32_t>(count))) & ((values > best) | first_number);
+    const Flags allowed =
+        (entry < Words(static_cast<uint32_t>(count))) & (least <= load_row(logits + first, count - first));
+    const Flags better = allowed & ((values > best) | first_number);
     best = select(better, values, best);
     best_entry = select(better, entry, best_entry);
   });

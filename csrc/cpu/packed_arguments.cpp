@@ -1,5 +1,7 @@
 #include "packed_arguments.h"
 
+#include <cmath>
+
 #include "latent_ext/philox.h"
 
 namespace latent_ext {
@@ -60,9 +62,13 @@ int64_t check_seed(const Tensor& seed) {
   return *int64_data(seed);
 }
 
-PassDropout check_dropout(double p, bool per_trajectory, bool embedding, const Tensor& seed) {
+PassDraws check_draws(double p, bool per_trajectory, bool embedding, double svp, const PackedModel& model,
+                      const Tensor& seed) {
   STD_TORCH_CHECK(p >= 0 && p < 1, "p must be in [0, 1), got ", p);
-  return {p, per_trajectory, embedding, check_seed(seed)};
+  STD_TORCH_CHECK(std::isfinite(svp) && svp >= 0, "svp must be finite and not negative, got ", svp);
+  STD_TORCH_CHECK(svp == 0 || model.value_rank > 0,
+                  "model must be packed with the spectra of its W_V where svp is not 0, got svp ", svp);
+  return {p, per_trajectory, embedding, static_cast<float>(svp), check_seed(seed)};
 }
 
 int native_threads() {

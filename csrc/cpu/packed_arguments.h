@@ -25,7 +25,8 @@ SuffixPages check_suffix_pages(const Tensor& key, const Tensor& value, const Pac
 // A position past the last one that a table or the counter of the draws has, as an error.
 void check_last_position(int64_t last, const std::optional<Tensor>& position_embedding, const char* what);
 
-PassDropout check_dropout(double p, bool per_trajectory, bool embedding, const Tensor& seed);
+PassDraws check_draws(double p, bool per_trajectory, bool embedding, double svp, const PackedModel& model,
+                      const Tensor& seed);
 
 int64_t check_seed(const Tensor& seed);
 int native_threads();

@@ -1,5 +1,6 @@
 #include "packed_model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -164,7 +165,7 @@ PackedModel view_packed_model(const char* argument, const PackedBytes& bytes, We
   model.rotation_scale = reader.real("rotation_scale");
   const int64_t context = model.heads * model.head_dim;
   for (int64_t l = 0; l < layers; ++l) {
-    PackedLayer layer;
+    PackedLayer layer = {};
     layer.attention_norm = reader.norm("attention_norm", model.hidden);
     layer.query_key_value = reader.linear("query_key_value", model.hidden, model.query_key_value_size());
     layer.attention_output = reader.linear("attention_output", context, model.hidden);
@@ -187,6 +188,12 @@ PackedModel view_packed_model(const char* argument, const PackedBytes& bytes, We
   model.thought_scale = reader.real("thought_scale");
   model.score_weight = reader.section<float>("score_weight", model.hidden, true);
   model.score_bias = reader.section<float>("score_bias", 1, true);
+  model.value_rank = reader.number("value_rank", 0, std::min(model.hidden, model.value_size()));
+  for (PackedLayer& layer : model.layers) {
+    if (model.value_rank == 0) break;
+    layer.value_right = reader.linear("value_right", model.hidden, model.value_rank);
+    layer.value_left = reader.linear("value_left", model.value_rank, model.value_size());
+  }
   return model;
 }
 

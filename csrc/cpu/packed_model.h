@@ -23,6 +23,9 @@ struct PackedLayer {
   PackedLinear query_key_value, attention_output;
   PackedNorm mlp_norm;
   PackedLinear mlp_in, mlp_out;  // mlp_in: the gate's outputs, then the others, where the MLP is gated
+  // W_V = value_left value_right, the first with orthonormal columns, the second with the singular values as
+  // lengths of its rows; only where value_rank > 0
+  PackedLinear value_right, value_left;
   float attention_scale;
 };
 
@@ -49,13 +52,15 @@ struct PackedModel {
   float thought_scale;
   const float* score_weight;  // [hidden], of a LatentRM; else null
   const float* score_bias;    // [1] or null
+  int64_t value_rank;         // singular values of each layer's W_V, or 0 where their spectra are not packed
 
   int64_t query_key_value_size() const { return (heads + 2 * kv_heads) * head_dim; }
+  int64_t value_size() const { return kv_heads * head_dim; }
   int64_t widest_stage() const;
 };
 
 constexpr int64_t kPackedMagic = 0x4B50545845544C;  // "LTEXTPK"
-constexpr int64_t kPackedVersion = 1;
+constexpr int64_t kPackedVersion = 2;
 
 // How the weights of a packed model lie: panels for the CPU, rows for CUDA.
 enum class WeightLayout { kPanels, kRows };

@@ -18,7 +18,7 @@ constexpr int64_t kPromptTokens = 256;
 // Tokens [first, last) by one group.
 void read_tokens(const PrefillCall& call, PassBuffers& buffers, const Member& member, int64_t first_prompt,
                  int64_t first, int64_t last, PassAttention*& shared) {
-  const Pass pass = {*call.model, kernels(), buffers, member, call.dropout, call.position_embedding};
+  const Pass pass = {*call.model, kernels(), buffers, member, call.draws, call.position_embedding};
   const int64_t hidden = call.model->hidden;
   std::vector<int64_t> prompt, position, keys, wanted, wanted_prompt;
   std::vector<const float*> inputs;

@@ -12,7 +12,7 @@ struct PrefillCall {
   const int64_t* tokens;            // [offsets[prompts]]
   const int64_t* offsets;           // [prompts + 1]
   const int64_t* keys;              // [prompts] trajectory keys
-  PassDropout dropout;
+  PassDraws draws;
   PromptCache cache;
   float* last_hidden;  // [prompts, hidden], final norm, or null where it is not wanted
 };

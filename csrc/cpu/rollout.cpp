@@ -197,7 +197,7 @@ class Rollout {
     const int64_t count = last - first;
     const Pass pass = {*call_.generator.model, kernels_,
                        group.buffers,          member,
-                       call_.dropout,          call_.generator.position_embedding};
+                       call_.draws,          call_.generator.position_embedding};
     const int64_t hidden = pass.model.hidden;
     if (t == 0 && call_.first_is_hidden) {
       const Share share = share_of(member, count);

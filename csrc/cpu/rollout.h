@@ -29,7 +29,7 @@ struct RolloutCall {
   int64_t capacity;  // most rows that there may be after branching
   int64_t steps;
   int64_t seed;
-  PassDropout dropout;
+  PassDraws draws;
   float sigma;
   bool relative;
   std::vector<int64_t>

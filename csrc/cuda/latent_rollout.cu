@@ -145,8 +145,8 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
                     const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry,
                     int64_t suffix_len, Maybe reward_bytes, Maybe reward_position_embedding,
                     Maybe reward_prompt_index, Maybe reward_prompt_len, Maybe reward_prefix_key,
-                    Maybe reward_prefix_value, double p, bool per_trajectory, bool embedding, double sigma,
-                    bool relative, int64_t questions, std::vector<int64_t> keep, int64_t candidates,
+                    Maybe reward_prefix_value, double p, bool per_trajectory, bool embedding, double svp,
+                    double sigma,                     bool relative, int64_t questions, std::vector<int64_t> keep, int64_t candidates,
                     const Tensor& thoughts, Maybe step_scores, const Tensor& lineage,
                     const Tensor& final_keys, const Tensor& final_prompts, Maybe model_header,
                     Maybe reward_header, std::string rung) {
@@ -198,6 +198,7 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
                   body.max_suffix, " with suffix_len ", suffix_len);
   check.tensor("ancestry", ancestry, {capacity, body.max_suffix}, ScalarType::Long);
   STD_TORCH_CHECK(p >= 0 && p < 1, "latent_rollout: p must be in [0, 1), got ", p);
+  STD_TORCH_CHECK(svp == 0, "latent_rollout: svp must be 0 on CUDA, got ", svp);
   STD_TORCH_CHECK(std::isfinite(sigma) && sigma >= 0,
                   "latent_rollout: sigma must be finite and not negative, got ", sigma);
   check_pruning(keep, candidates, questions, rows, steps, capacity);

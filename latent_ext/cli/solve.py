@@ -81,7 +81,8 @@ def solve(
     sampler: Annotated[
         str,
         typer.Option(
-            help="dropout:P, noise:SIGMA[:relative], ... joined by +, or none; docs/randomness.md has all."
+            help="dropout:P, noise:SIGMA[:relative], svp:ALPHA, ... joined by +, none, or mix(ONE|ANOTHER); "
+            "docs/randomness.md has all."
         ),
     ] = SHIPPED_SAMPLER,
     scope: Annotated[str, typer.Option(help="latent, or prompt+latent (published behaviour).")] = "latent",
@@ -100,6 +101,9 @@ def solve(
         typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Draw answer tokens from the likeliest that make up this share.")
+    ] = 1.0,
     all_answers: Annotated[
         bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")
     ] = False,
@@ -168,6 +172,7 @@ def solve(
                 candidates=candidates,
                 decode="all" if all_answers else "needed",
                 temperature=temperature,
+                top_p=top_p,
                 seed=seed,
                 engine=engine,
                 weights=weights,

@@ -174,8 +174,10 @@ class Engine(Protocol):
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> PromptCache:
         """Reads the prompts with the LatentRM, once per question."""
 
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
-        """Decodes the answers of `rows` (int64, ascending); temperature 0 is argmax."""
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
+        """Decodes the answers of `rows` (int64, ascending); temperature 0 is argmax, `top_p` as in `ops.next_token`."""
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         """Memory that one trajectory needs, for planning."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from latent_ext.engine.base import Engine
-from latent_ext.engine.cuda import CudaEngine
+from latent_ext.engine.cuda import NO_NUCLEUS, NO_VALUE_NOISE, CudaEngine
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
 from latent_ext.engine.depth_reference import DepthReferenceEngine
 from latent_ext.engine.modules import ModulesEngine
-from latent_ext.engine.native import NativeEngine
+from latent_ext.engine.native import NO_DENSE_NOISE, NativeEngine
 from latent_ext.engine.reference import ReferenceEngine
 from latent_ext.engine.rule_modules import RuleModulesEngine
 from latent_ext.engine.rule_reference import RuleReferenceEngine
@@ -22,6 +23,7 @@ from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.packed import WEIGHTS, why_not_packable
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import Sampler
 
 _PACKED_OPS = ("pack_linear", "read_prompts", "latent_rollout", "decode_answers")
 
@@ -81,6 +83,8 @@ def choose_engine(
     weights: str | None = None,
     reward: LatentRM | None = None,
     rung: str | None = None,
+    samplers: Sequence[Sampler] = (),
+    top_p: float = 1.0,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
@@ -92,10 +96,12 @@ def choose_engine(
         reward: the LatentRM that the engine will have to run, if any.
         rung: how the native engine runs the latent phase on a CUDA device: "auto", "persistent", "stream" or "graph";
             None: what the variable LATENT_EXT_RUNG asks for, else "auto".
+        samplers: those that the engine will have to draw by; not every engine draws by every one.
+        top_p: of the answer tokens.
 
     Raises:
         ValueError: for an unknown engine, format or rung, or a format or rung that only the native engine has.
-        RuntimeError: when the named engine or rung cannot run the model on its device.
+        RuntimeError: when the named engine or rung cannot run the model and the samplers on the model's device.
     """
     asked_rung(rung)
     forced = rung not in (None, "auto")
@@ -109,7 +115,7 @@ def choose_engine(
     for choice in engine_report(model.device):
         if engine not in ("auto", choice.name):
             continue
-        reason = _why_not(choice, model, reward, weights)
+        reason = _why_not(choice, model, reward, weights) or _why_not_drawn(choice, model, samplers, top_p)
         if reason is None:
             if forced and choice.name != "native":
                 raise ValueError(f"rung: {rung!r} needs the native engine, and {choice.name!r} was taken")
@@ -148,6 +154,18 @@ def _why_not(
             reason = "it projects hidden states before it scores them"
         reason = None if reason is None else f"of its LatentRM: {reason}"
     return reason
+
+
+def _why_not_drawn(
+    choice: EngineChoice, model: LatentModel, samplers: Sequence[Sampler], top_p: float
+) -> str | None:
+    if choice.name != "native":
+        return None
+    if model.device.type == "cuda":
+        if any(sampler.svp > 0.0 or sampler.wv > 0.0 for sampler in samplers):
+            return NO_VALUE_NOISE
+        return NO_NUCLEUS if top_p != 1.0 else None
+    return NO_DENSE_NOISE if any(sampler.wv > 0.0 for sampler in samplers) else None
 
 
 def _make(

@@ -1,21 +1,25 @@
-"""Counter masks in Hugging Face's own forward, put there by hooks: the dropout of engine="reference"."""
+"""Counter randomness in Hugging Face's own forward, put there by hooks: masks and noise on W_V of engine="reference"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import GPT2Model, PreTrainedModel
 
 from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.engine.value_noise import ValueNoise
+from latent_ext.models.value_projection import value_bias, value_module
 from latent_ext.ops import philox, sites
 
 
 @contextmanager
 def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tensor) -> Iterator[None]:
-    """Within the context, the forward of `body` applies the counter masks of `dropout`.
+    """Within the context, the forward of `body` applies the counter masks of `dropout`, and multiplies by
+    each trajectory's own W_V.
 
     Args:
         body: a ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model`` in eval mode, so that its own dropout is the identity.
@@ -45,11 +49,30 @@ def counter_dropout(body: PreTrainedModel, dropout: RowDropout, positions: Tenso
             handles.append(body.drop.register_forward_hook(drop_output(sites.EMBEDDING)))
         elif dropout.embedding:
             handles.append(body.register_forward_pre_hook(drop_inputs_embeds, with_kwargs=True))
+    if dropout.values is not None:
+        for layer in range(int(body.config.num_hidden_layers)):
+            hook = own_values(body, layer, dropout.values)
+            handles.append(value_module(body, layer).register_forward_hook(hook))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def own_values(body: PreTrainedModel, layer: int, noise: ValueNoise) -> Callable[..., Tensor]:
+    """A hook that replaces the values among the outputs of a `value_module` by those of each trajectory's own W_V."""
+
+    def replaced(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        weight, bias = noise.weight(body, layer), value_bias(body, layer)
+        x = inputs[0].to(torch.float32).reshape(len(weight), -1, weight.shape[2])
+        values = x @ weight.transpose(1, 2)
+        values = values if bias is None else values + bias
+        size = weight.shape[1]
+        others = output[..., : output.shape[-1] - size]
+        return torch.cat([others, values.reshape(*output.shape[:-1], size).to(output.dtype)], dim=-1)
+
+    return replaced
 
 
 def _branch_ends(body: PreTrainedModel) -> Iterator[tuple[nn.Module, int]]:

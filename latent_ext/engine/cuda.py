@@ -30,6 +30,9 @@ from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
+NO_VALUE_NOISE = "engine 'native' has no noise on W_V (svp, wv) on CUDA"
+NO_NUCLEUS = "engine 'native' draws from all tokens on CUDA"
+
 
 @dataclass
 class _State:
@@ -109,6 +112,8 @@ class CudaEngine:
             reward_cache: from `read_reward_prompts`, or None without a LatentRM.
         """
         sampler, device = request.sampler, self.model.device
+        if sampler.svp > 0.0 or sampler.wv > 0.0:
+            raise ValueError(f"sampler: got {str(sampler)!r}; {NO_VALUE_NOISE}; take engine='modules'")
         count = request.trajectories
         keys = to_device(request.keys.reshape(-1).contiguous(), device)
         seed = torch.full((1,), to_signed(request.seed), dtype=torch.int64, device=device)
@@ -221,11 +226,15 @@ class CudaEngine:
         return LatentRun(request, thoughts, state, scores)
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
             )
+        if top_p != 1.0:
+            raise ValueError(f"top_p: got {top_p}; {NO_NUCLEUS}; take engine='modules'")
         state = run.state
         assert isinstance(state, _State)
         if len(rows) == 0 or max_tokens < 1:

@@ -8,7 +8,7 @@ through the ancestry table, so selecting rows moves indices and never a cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -132,13 +132,7 @@ def read_padded(
     count, longest = tokens.shape
     device = tokens.device
     positions = torch.arange(longest, device=device).expand(count, longest).reshape(-1)
-    flat = RowDropout(
-        dropout.p,
-        dropout.seed,
-        dropout.keys.unsqueeze(1).expand(count, longest).reshape(-1),
-        dropout.per_trajectory,
-        dropout.embedding,
-    )
+    flat = replace(dropout, keys=dropout.keys.unsqueeze(1).expand(count, longest).reshape(-1))
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         def by_prompt(part: Tensor) -> Tensor:
@@ -288,6 +282,9 @@ def run_blocks(blocks, inputs, positions, dropout, attend):  # type: ignore[no-u
     )
     for layer in range(blocks.layers):
         query, key, value = blocks.query_key_value(layer, normed, positions)
+        if dropout.values is not None:
+            shift = dropout.values.shift(blocks.model, layer, normed)
+            value = (value.to(torch.float32) + shift.reshape(value.shape)).to(value.dtype)
         branch = blocks.attention_output(layer, attend(layer, query, key, value))
         site = sites.layer_site(layer, sites.ATTENTION_OUTPUT)
         p = residual_p(sites.ATTENTION_OUTPUT)

@@ -118,7 +118,9 @@ class DepthModulesEngine:
         raise ValueError("reward: a LatentRM reads thoughts as positions of a text; depth steps are none")
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
@@ -148,6 +150,7 @@ class DepthModulesEngine:
                 eps=0.0,
                 norm="none",
                 temperature=temperature,
+                top_p=top_p,
             )
             logprobs[alive] += logprob
             ended = torch.isin(token, closing)

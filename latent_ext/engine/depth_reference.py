@@ -79,7 +79,9 @@ class DepthReferenceEngine:
         return LatentRun(request, torch.stack(thoughts), None)
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
@@ -102,6 +104,7 @@ class DepthReferenceEngine:
                     eps=0.0,
                     norm="none",
                     temperature=temperature,
+                    top_p=top_p,
                 )
                 logprobs[place] += logprob[0].cpu()
                 if self.model.ids.end_of_answer(int(drawn)):

@@ -19,8 +19,10 @@ def check_sampler(model: LatentModel, sampler: Sampler) -> None:
     """
     if sampler.head is not None and "head" not in model.feedback.randomness:
         raise ValueError(f"sampler: got {str(sampler)!r}; this model has no Gaussian head to draw from")
-    if model.semantics.pads == "visible" and sampler.drops:
-        raise ValueError(f"sampler: got {str(sampler)!r}; with pads='visible' no dropout is allowed")
+    if model.semantics.pads == "visible" and sampler.acts_in_body:
+        raise ValueError(
+            f"sampler: got {str(sampler)!r}; with pads='visible' no dropout and no noise on W_V is allowed"
+        )
     allowed = model.feedback.randomness
     for name in sampler.active:
         if name not in allowed:

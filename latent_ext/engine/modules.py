@@ -63,11 +63,11 @@ class ModulesEngine:
         if self.semantics.pads == "visible":
             read = read_padded(self.model, prompts, sampler)
             return _SharedPrompts(Prompts(read.keys, read.values, read.lengths), read.last_hidden)
-        if sampler.drops and sampler.scope == "prompt+latent":
+        if sampler.acts_in_body and sampler.scope == "prompt+latent":
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
-        if sampler.drops:
+        if sampler.acts_in_body:
             cache, _ = read_prompts(self.blocks, [prompt[:-1] for prompt in prompts], clean, self.model.dtype)
             return _SharedPrompts(cache, None)
         cache, hidden = read_prompts(self.blocks, prompts, clean, self.model.dtype)
@@ -216,7 +216,9 @@ class ModulesEngine:
         return scores
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
@@ -229,9 +231,9 @@ class ModulesEngine:
         keys = state.keys[rows]
         prompts, seed = state.prompts, state.seed
         sampler = run.request.sampler
-        reading = RowDropout.of if self.semantics.dropout_in_answer else RowDropout.clean_of
+        reading = RowDropout.of_answer if self.semantics.dropout_in_answer else RowDropout.clean_of
         if state.stopped is not None and self.semantics.cap == "reenter":
-            return stopping.answer_reentering(self, run, rows, pages, max_tokens, temperature)
+            return stopping.answer_reentering(self, run, rows, pages, max_tokens, temperature, top_p)
         if state.last_thought is not None:
             step(self.blocks, state.last_thought[rows], prompts, pages, reading(sampler, seed, keys))
         end = torch.full((len(rows),), ids.end, dtype=torch.int64, device=device)
@@ -246,7 +248,7 @@ class ModulesEngine:
         for emitted in range(max_tokens):
             if len(alive) == 0:
                 break
-            token, logprob = self.draw_token(hidden, prompts, pages, keys, seed, temperature)
+            token, logprob = self.draw_token(hidden, prompts, pages, keys, seed, temperature, top_p)
             logprobs[alive] += logprob
             ended = torch.isin(token, closing)
             finished[alive[ended]] = True
@@ -263,7 +265,7 @@ class ModulesEngine:
                 hidden = step(self.blocks, embedded, prompts, pages, reading(sampler, seed, keys))
         return Answers(rows, tokens, logprobs, finished)
 
-    def draw_token(self, hidden, prompts, pages, keys, seed, temperature):  # type: ignore[no-untyped-def]
+    def draw_token(self, hidden, prompts, pages, keys, seed, temperature, top_p=1.0):  # type: ignore[no-untyped-def]
         """Token and log probability, both [rows]; a token is indexed by the position that it will be read at."""
         return ops.next_token(
             hidden,
@@ -276,13 +278,16 @@ class ModulesEngine:
             eps=0.0,
             norm="none",
             temperature=temperature,
+            top_p=top_p,
         )
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         blocks, size = self.blocks, model.dtype.itemsize
         positions = 2 * model.family.latent_length + 2 + max_tokens
-        if sampler.drops and sampler.scope == "prompt+latent":
+        if sampler.acts_in_body and sampler.scope == "prompt+latent":
             positions += prompt_length
         per_position = 2 * blocks.layers * blocks.kv_heads * blocks.head_dim * size
         # Activations of one pass: residual, normed, q, k, v, context and the MLP's inner width.
-        return positions * per_position + 12 * blocks.hidden_size * size
+        # Dense noise on W_V is kept for all passes of a trajectory; int64 words while it is drawn.
+        values = blocks.kv_heads * blocks.head_dim * blocks.hidden_size if sampler.wv > 0.0 else 0
+        return positions * per_position + 12 * blocks.hidden_size * size + values * (4 * blocks.layers + 64)

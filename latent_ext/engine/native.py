@@ -23,6 +23,8 @@ from latent_ext.ops.arguments import to_signed
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
+NO_DENSE_NOISE = "engine 'native' has no dense noise on W_V (wv)"
+
 # Answer tokens for which places are taken at a time.
 _ANSWER_BLOCK = 16
 
@@ -72,22 +74,37 @@ class NativeEngine:
         self.max_answer_tokens = max_answer_tokens
         head = model.feedback
         assert isinstance(head, ThoughtHead)
+        self._head = head
         self.packed = pack(model.body, weights=weights, lm_head=model.answer_head, head=head)
+
+    def _serve(self, sampler: Sampler) -> None:
+        """Packs the spectra of W_V as well, once a sampler perturbs them; refuses what is not compiled."""
+        if sampler.wv > 0.0:
+            raise ValueError(f"sampler: got {str(sampler)!r}; {NO_DENSE_NOISE}; take engine='modules'")
+        if sampler.svp > 0.0 and not self.packed.spectra:
+            self.packed = pack(
+                self.model.body,
+                weights=self.weights,
+                lm_head=self.model.answer_head,
+                head=self._head,
+                spectra=True,
+            )
 
     def _packed_reward(self, reward: LatentRM) -> PackedModel:
         return pack(reward.module.body, weights=self.weights, score=(reward.head_weight, reward.head_bias))
 
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _Prompts | None:
+        self._serve(sampler)
         if self.model.semantics.pads == "visible":
             # In the model's own number format: what a pad's pass computes is Hugging Face's.
             read = read_padded(self.model, prompts, sampler)
             key, value = (torch.stack(part).float() for part in (read.keys, read.values))
             return _Prompts(key, value, read.lengths, read.last_hidden.float())
-        if sampler.drops and sampler.scope == "prompt+latent":
+        if sampler.acts_in_body and sampler.scope == "prompt+latent":
             return None
         keys = torch.zeros(len(prompts), dtype=torch.int64)
-        if sampler.drops:
+        if sampler.acts_in_body:
             return _read_prompts(
                 self.packed, [prompt[:-1] for prompt in prompts], keys, Sampler(), last=False
             )
@@ -111,6 +128,7 @@ class NativeEngine:
         shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         width = 1 if shared else request.trajectories
         sampler, steps = request.sampler, self.model.family.latent_length
+        self._serve(sampler)
         keys = request.keys[:, :width].reshape(-1).contiguous()
         question = torch.arange(request.questions).repeat_interleave(width)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64)
@@ -166,6 +184,7 @@ class NativeEngine:
             p=dropout.p if dropout else 0.0,
             per_trajectory=bool(dropout and dropout.per == "trajectory"),
             embedding=bool(dropout and dropout.sites == "residual+embedding"),
+            svp=sampler.svp,
             sigma=sampler.noise.sigma if sampler.noise else 0.0,
             relative=bool(sampler.noise and sampler.noise.relative),
             questions=request.questions,
@@ -204,7 +223,9 @@ class NativeEngine:
         return LatentRun(request, thoughts, state, scores)
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
@@ -240,6 +261,7 @@ class NativeEngine:
                 pages.ancestry,
                 pages.lengths,
                 temperature=temperature,
+                top_p=top_p,
                 max_tokens=block,
                 end_of_sequence=ids.eos,
             )
@@ -256,7 +278,7 @@ class NativeEngine:
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         packed = self.packed
         positions = 3 * model.family.latent_length + 2 + min(max_tokens, self.max_answer_tokens)
-        if sampler.drops and sampler.scope == "prompt+latent":
+        if sampler.acts_in_body and sampler.scope == "prompt+latent":
             positions += prompt_length
         per_position = 2 * packed.layers * packed.kv_heads * packed.head_dim * 4
         return positions * per_position + model.family.latent_length * packed.token_embedding.shape[1] * 4
@@ -314,6 +336,7 @@ def _read_prompts(
         p=dropout.p if dropout else 0.0,
         per_trajectory=bool(dropout and dropout.per == "trajectory"),
         embedding=bool(dropout and dropout.sites == "residual+embedding"),
+        svp=sampler.svp,
         last_hidden=last,
         prefix_key=key,
         prefix_value=value,

@@ -177,7 +177,13 @@ class ReferenceEngine:
         return thought
 
     def draw_token(
-        self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, temperature: float
+        self,
+        hidden: Tensor,
+        keys: Tensor,
+        position: int,
+        seed: Tensor,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Token and log probability, both [rows]; a token is indexed by the position that it will be read at."""
         return ops.next_token_reference(
@@ -191,6 +197,7 @@ class ReferenceEngine:
             eps=0.0,
             norm="none",
             temperature=temperature,
+            top_p=top_p,
         )
 
     def _scored(self, reward: LatentRM | None, run: LatentRun, prompts: list[Tensor] | None) -> LatentRun:
@@ -219,7 +226,9 @@ class ReferenceEngine:
         return reward.module.score(hidden[:, len(prompt) :]).float()
 
     @torch.no_grad()
-    def answer(self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0) -> Answers:
+    def answer(
+        self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
+    ) -> Answers:
         if max_tokens > self.max_answer_tokens:
             raise ValueError(
                 f"max_tokens: got {max_tokens}; this engine was made for at most {self.max_answer_tokens}"
@@ -230,7 +239,7 @@ class ReferenceEngine:
         finished: list[bool] = []
         for row in rows.tolist():
             key = keys[row // count, row % count]
-            how = (key, run.request.seed, sampler, max_tokens, temperature)
+            how = (key, run.request.seed, sampler, max_tokens, temperature, top_p)
             if self.semantics.stop != "fixed":
                 written, logprob, ended = reference_stopping.answer_row(self, run, row, *how)
             else:
@@ -251,6 +260,7 @@ class ReferenceEngine:
         sampler: Sampler,
         max_tokens: int,
         temperature: float,
+        top_p: float,
     ) -> tuple[list[int], Tensor, bool]:
         device = self.model.device
         keys = key.reshape(1).to(device)
@@ -259,12 +269,12 @@ class ReferenceEngine:
         cache.batch_select_indices(torch.tensor([n], device=device))
         dropout = self.answer_dropout(sampler, seeds, keys)
         self.read(state.last_thought[n].reshape(1, 1, -1), cache, state.length, dropout)
-        return self.answer_from(cache, state.length + 1, keys, seeds, sampler, max_tokens, temperature)
+        return self.answer_from(cache, state.length + 1, keys, seeds, sampler, max_tokens, temperature, top_p)
 
     def answer_dropout(self, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
         """Dropout of the passes over the answer: none, but for families that say so."""
         if self.semantics.dropout_in_answer:
-            return RowDropout.of(sampler, seed, keys)
+            return RowDropout.of_answer(sampler, seed, keys)
         return RowDropout.clean(seed, keys)
 
     def answer_from(
@@ -276,6 +286,7 @@ class ReferenceEngine:
         sampler: Sampler,
         max_tokens: int,
         temperature: float,
+        top_p: float,
     ) -> tuple[list[int], Tensor, bool]:
         """One row's tokens, log probability and whether it ended; `position` is the end token's."""
         ids, device = self.model.ids, self.model.device
@@ -286,7 +297,7 @@ class ReferenceEngine:
         for _ in range(max_tokens):
             hidden = self.read(self.embed(torch.tensor([[token]], device=device)), cache, position, dropout)
             position += 1
-            drawn, logprob = self.draw_token(hidden, keys, position, seeds, temperature)
+            drawn, logprob = self.draw_token(hidden, keys, position, seeds, temperature, top_p)
             total = total + logprob[0]
             token = int(drawn[0])
             if ids.end_of_answer(token):

@@ -73,6 +73,7 @@ def answer_row(
     sampler: Sampler,
     max_tokens: int,
     temperature: float,
+    top_p: float,
 ) -> tuple[list[int], Tensor, bool]:
     """One row's tokens, log probability and whether it ended."""
     state: _RowState = run.state[row]  # type: ignore[index]
@@ -81,7 +82,7 @@ def answer_row(
     seeds = torch.tensor([to_signed(seed)], dtype=torch.int64, device=device)
     if engine.semantics.cap == "separator":
         return engine.answer_from(
-            cache, cache.get_seq_length(), keys, seeds, sampler, max_tokens, temperature
+            cache, cache.get_seq_length(), keys, seeds, sampler, max_tokens, temperature, top_p
         )
     ids, most = engine.model.ids, engine.model.family.latent_length
     separators = int((run.request.prompts[row // run.request.trajectories] == ids.end).sum())
@@ -95,7 +96,7 @@ def answer_row(
     total = torch.zeros((), device=device)
     for _ in range(max_tokens):
         position = cache.get_seq_length()
-        drawn, logprob = engine.draw_token(hidden, keys, position, seeds, temperature)
+        drawn, logprob = engine.draw_token(hidden, keys, position, seeds, temperature, top_p)
         token = int(drawn)
         if separators <= 1 and latest < most and token != ids.end:
             thought = engine.next_thought(hidden, keys, position, seeds, sampler)

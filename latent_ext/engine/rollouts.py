@@ -87,6 +87,7 @@ class Rollouts:
             p=dropout.p if dropout else 0.0,
             per_trajectory=bool(dropout and dropout.per == "trajectory"),
             embedding=bool(dropout and dropout.sites == "residual+embedding"),
+            svp=sampler.svp,
             sigma=noise.sigma if noise else 0.0,
             relative=bool(noise and noise.relative),
             questions=run.request.questions,

@@ -1,19 +1,20 @@
-"""Dropout of the current rows: which masks a pass draws is decided here, once, for every engine."""
+"""Randomness in the passes of the current rows: what a pass draws is decided here, once, for every engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from latent_ext.engine.value_noise import ValueNoise
 from latent_ext.ops import sites
 from latent_ext.samplers import Sampler
 
 
 @dataclass(frozen=True)
 class RowDropout:
-    """MC-dropout bound to rows.
+    """MC-dropout and noise on W_V, bound to rows.
 
     Attributes:
         p: drop probability; 0 for a clean pass.
@@ -21,6 +22,7 @@ class RowDropout:
         keys: int64 [rows] trajectory keys.
         per_trajectory: one mask for all positions of a trajectory.
         embedding: whether the input vector is dropped as well.
+        values: noise on W_V; None for none.
     """
 
     p: float
@@ -28,10 +30,16 @@ class RowDropout:
     keys: Tensor
     per_trajectory: bool = False
     embedding: bool = False
+    values: ValueNoise | None = None
 
     @classmethod
     def of(cls, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
-        """The dropout of a stochastic pass under `sampler`."""
+        """The randomness of a stochastic pass under `sampler`."""
+        return replace(cls.of_answer(sampler, seed, keys), values=ValueNoise.of(sampler, seed, keys))
+
+    @classmethod
+    def of_answer(cls, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
+        """The same of a stochastic pass over the answer, for families that have such: no noise on W_V."""
         if sampler.dropout is None:
             return cls.clean(seed, keys)
         return cls(
@@ -44,12 +52,12 @@ class RowDropout:
 
     @classmethod
     def clean(cls, seed: Tensor, keys: Tensor) -> RowDropout:
-        """No dropout: what prompts (scope "latent"), the last thought and answers are read with."""
+        """No randomness: what prompts (scope "latent"), the last thought and answers are read with."""
         return cls(p=0.0, seed=seed, keys=keys)
 
     @classmethod
     def clean_of(cls, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
-        """No dropout, whatever `sampler` says."""
+        """No randomness, whatever `sampler` says."""
         return cls.clean(seed, keys)
 
     def mask_positions(self, positions: Tensor) -> Tensor:

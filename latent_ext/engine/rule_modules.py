@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ class RuleModulesEngine(ModulesEngine):
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _SharedPrompts:
         # Always without the last token: a row that thinks no thought reads it again, clean, in the answer phase.
-        if sampler.drops and sampler.scope == "prompt+latent":
+        if sampler.acts_in_body and sampler.scope == "prompt+latent":
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
@@ -66,7 +65,7 @@ class RuleModulesEngine(ModulesEngine):
         rule, memory = rule_of(self.model), None
         inputs = pending
         for t in range(most):
-            hidden = step(self.blocks, inputs, prompts, view, replace(dropout, keys=keys[live]))
+            hidden = step(self.blocks, inputs, prompts, view, RowDropout.of(sampler, seed, keys[live]))
             positions = prompts.lengths[view.prompt_index] + view.lengths
             draw = Draw(seed, keys[live], positions, sampler.active, self.model.ids.end)
             formed = rule.next_thought(hidden, memory, draw)

@@ -108,6 +108,7 @@ class RuleReferenceEngine(ReferenceEngine):
         sampler: Sampler,
         max_tokens: int,
         temperature: float,
+        top_p: float,
     ) -> tuple[list[int], Tensor, bool]:
         assert isinstance(state, _RowStates)
-        return super()._answer_row(state.rows[n], 0, key, seed, sampler, max_tokens, temperature)
+        return super()._answer_row(state.rows[n], 0, key, seed, sampler, max_tokens, temperature, top_p)

@@ -102,7 +102,13 @@ def think(
 
 
 def answer_reentering(
-    engine: ModulesEngine, run: LatentRun, rows: Tensor, pages: Pages, max_tokens: int, temperature: float
+    engine: ModulesEngine,
+    run: LatentRun,
+    rows: Tensor,
+    pages: Pages,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
 ) -> Answers:
     """Answers as LatentTTS decodes them: a row that never chose the separator thinks again after one token.
 
@@ -112,13 +118,13 @@ def answer_reentering(
         rows: int64 [n], rows of the run.
         pages: of these rows.
         max_tokens: passes at most; a thought takes one as a token does, and is none of the answer's tokens.
-        temperature: of the tokens; 0 is argmax.
+        temperature, top_p: of the tokens; temperature 0 is argmax.
     """
     state, sampler = run.state, run.request.sampler
     prompts, seed, most = state.prompts, state.seed, engine.model.family.latent_length  # type: ignore[attr-defined]
     ids, blocks, device = engine.model.ids, engine.blocks, rows.device
     closing = ids.closing(device)
-    reading = RowDropout.of if engine.semantics.dropout_in_answer else RowDropout.clean_of
+    reading = RowDropout.of_answer if engine.semantics.dropout_in_answer else RowDropout.clean_of
     stopped: Stopped = state.stopped.select(rows)  # type: ignore[attr-defined]
     keys = state.keys[rows]  # type: ignore[attr-defined]
     pages = move_pages(pages, torch.arange(len(rows), device=device), pages.ancestry.shape[1] + max_tokens)
@@ -144,7 +150,9 @@ def answer_reentering(
         if len(alive) == 0:
             break
         view = pages.select(alive)
-        token, logprob = engine.draw_token(hidden[alive], prompts, view, keys[alive], seed, temperature)
+        token, logprob = engine.draw_token(
+            hidden[alive], prompts, view, keys[alive], seed, temperature, top_p
+        )
         thinks = (separators[alive] <= 1) & (latest[alive] < most) & (token != ids.end)
         ended = ~thinks & torch.isin(token, closing)
         logprobs[alive] += torch.where(thinks, 0.0, logprob)

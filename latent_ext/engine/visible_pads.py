@@ -47,13 +47,13 @@ def read_padded(model: LatentModel, prompts: Sequence[Tensor], sampler: Sampler)
     Args:
         model: in eval mode.
         prompts: int64 [length] ids each.
-        sampler: must not drop: with visible pads, prompts are read once, clean.
+        sampler: must not act in the body: with visible pads, prompts are read once, clean.
 
     Raises:
-        ValueError: if the sampler drops.
+        ValueError: if the sampler acts in the body.
     """
-    if sampler.drops:
-        raise ValueError(f"sampler: got {sampler}; pads='visible' allows no dropout")
+    if sampler.acts_in_body:
+        raise ValueError(f"sampler: got {sampler}; pads='visible' allows no dropout and no noise on W_V")
     longest = max((len(prompt) for prompt in prompts), default=0)
     device = model.device
     tokens = torch.full((len(prompts), longest), model.ids.pad, dtype=torch.int64, device=device)

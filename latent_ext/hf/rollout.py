@@ -75,7 +75,12 @@ class Rollout:
                     f"input_ids: row {row} has {len(prompt)} tokens; this model takes prompts of at most {longest}"
                 )
         runner, _ = choose_engine(
-            self.model, self.engine, max_answer_tokens=room, weights=self.weights, reward=self.reward
+            self.model,
+            self.engine,
+            max_answer_tokens=room,
+            weights=self.weights,
+            reward=self.reward,
+            samplers=(self.sampler,),
         )
         run = Run(
             self.model,

@@ -104,7 +104,8 @@ class ThoughtHead:
     @property
     def randomness(self) -> tuple[str, ...]:
         """Sampler parts that act."""
-        return ("dropout", "noise") if self.log_std is None else ("dropout", "noise", "head")
+        of_body = ("dropout", "noise", "svp", "wv")
+        return of_body if self.log_std is None else (*of_body, "head")
 
 
 # How a next thought is formed: stated by tensors, which every engine runs; by a function, once per step; or by running

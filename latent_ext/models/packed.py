@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from latent_ext.models.blocks import Blocks, blocks_of
 from latent_ext.models.family import HeadStage, ThoughtHead
 from latent_ext.models.norm import Norm
+from latent_ext.models.value_projection import value_spectrum
 from latent_ext.ops import sites
 
 Weights = Literal["fp32", "bf16", "int8"]
@@ -29,7 +30,7 @@ Layout = Literal["panels", "rows"]
 WEIGHTS: tuple[str, ...] = get_args(Weights)
 
 _MAGIC = 0x4B50545845544C
-_VERSION = 1
+_VERSION = 2
 _ALIGNMENT = 64
 _PANEL_ALIGNMENT = 16  # outputs of a panel
 # By layout and weights; int8 is for the CPU alone.
@@ -52,6 +53,7 @@ class PackedModel:
         layers, kv_heads, head_dim: shape of a cache.
         header: int64 on the CPU, what the host has to know of `data`, which may be on a device; None for panels.
         cache_dtype: of caches.
+        spectra: whether the spectra of W_V are packed, which singular-value noise needs.
     """
 
     data: Tensor
@@ -63,6 +65,7 @@ class PackedModel:
     head_dim: int
     header: Tensor | None = None
     cache_dtype: torch.dtype = torch.float32
+    spectra: bool = False
 
     def new_cache(self, entries: int, positions: int) -> Tensor:
         """Uninitialised [layers, entries, kv_heads, positions, head_dim], `cache_dtype`, beside `data`."""
@@ -108,6 +111,7 @@ def pack(
     head: ThoughtHead | None = None,
     score: tuple[Tensor, Tensor] | None = None,
     layout: Layout | None = None,
+    spectra: bool = False,
 ) -> PackedModel:
     """Packs a body with what stands on it; a second call with unchanged weights returns the first one's result.
 
@@ -120,14 +124,18 @@ def pack(
         head: how the next thought is formed; None for a body that forms none.
         score: (hidden,) weight and (1,) bias of a LatentRM, or None.
         layout: "panels" for the ops on the CPU, "rows" for those on CUDA; by default as the body's device wants it.
+        spectra: also pack the singular vectors and values of every layer's W_V (for "panels" alone), fp32 or bf16 (the
+            latter for int8, too). A model that was packed with them serves those who do not ask for them.
 
     Raises:
-        ValueError: for another `weights`, or a model that cannot be packed.
+        ValueError: for another `weights`, spectra in rows, or a model that cannot be packed.
     """
     layout = layout or ("panels" if body.device.type == "cpu" else "rows")
     if (layout, weights) not in _FORMATS:
         allowed = [name for of, name in _FORMATS if of == layout]
         raise ValueError(f"weights: got {weights!r}; allowed are {', '.join(allowed)} on {body.device}")
+    if spectra and layout != "panels":
+        raise ValueError("spectra: got True; they are packed for the CPU alone")
     reason = why_not_packable(body, head)
     if reason is not None:
         raise ValueError(f"model: cannot be packed: {reason}")
@@ -141,8 +149,9 @@ def pack(
     state = tuple((tensor.data_ptr(), tensor._version, tensor.shape) for tensor in tensors)
     known = _PACKED.setdefault(body, {})
     kind = (weights, layout)
-    if kind not in known or known[kind][0] != state:
-        known[kind] = (state, _pack(body, weights, layout, lm_head, head or ThoughtHead(), score))
+    same = kind in known and known[kind][0] == state
+    if not same or (spectra and not known[kind][1].spectra):
+        known[kind] = (state, _pack(body, weights, layout, lm_head, head or ThoughtHead(), score, spectra))
     return known[kind][1]
 
 
@@ -263,6 +272,7 @@ def _pack(
     lm_head: Tensor | None,
     head: ThoughtHead,
     score: tuple[Tensor, Tensor] | None,
+    spectra: bool,
 ) -> PackedModel:
     blocks, config = blocks_of(body), body.config
     outer = "bf16" if weights == "int8" else weights
@@ -289,6 +299,11 @@ def _pack(
     _write_head(writer, head, blocks, outer)
     writer.section(None if score is None else score[0])
     writer.section(None if score is None else score[1])
+    writer.number(min(blocks.hidden_size, blocks.kv_heads * blocks.head_dim) if spectra else 0)
+    for layer in range(blocks.layers if spectra else 0):
+        spectrum = value_spectrum(body, layer)
+        writer.linear(spectrum.right, None, outer)
+        writer.linear(spectrum.left, None, outer)
     embedding: Any = body.get_input_embeddings()  # typed as any module
     positions = body.wpe.weight.detach().to(torch.float32) if isinstance(body, GPT2Model) else None
     data, header = writer.write()
@@ -302,6 +317,7 @@ def _pack(
         head_dim=blocks.head_dim,
         header=None if layout == "panels" else header,
         cache_dtype=torch.bfloat16 if (layout, weights) == ("rows", "bf16") else torch.float32,
+        spectra=spectra,
     )
 
 

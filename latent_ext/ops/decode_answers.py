@@ -28,6 +28,7 @@ def decode_answers(
     suffix_len: Tensor,
     *,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     max_tokens: int,
     end_of_sequence: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,6 +55,8 @@ def decode_answers(
         suffix_len: int64 [rows], contiguous; suffix positions that a row has read before; written: those that it has
             read in the end. There is room for max_tokens more, and for the thought.
         temperature: at least 0; 0 (default) is greedy and draws nothing.
+        top_p: in (0, 1], see `next_token`; 1 (default) draws from all tokens. Below it the logits of up to 128 rows are
+            in memory.
         max_tokens: at least 1.
         end_of_sequence: the token that ends an answer; any other int for none.
 
@@ -98,6 +101,7 @@ def decode_answers(
         ancestry.contiguous(),
         suffix_len,
         temperature,
+        top_p,
         max_tokens,
         end_of_sequence,
     )
@@ -121,6 +125,7 @@ def decode_answers_reference(
     suffix_len: Tensor,
     *,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     max_tokens: int,
     end_of_sequence: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,7 +174,7 @@ def decode_answers_reference(
             break
         logits = body.lm_head(read(token_embedding[token]))
         positions = prompt_len[prompt_index[alive]] + suffix_len[alive]
-        token = choose(tempered(logits, keys[alive], positions, run_seed, temperature))
+        token = choose(tempered(logits, keys[alive], positions, run_seed, temperature, top_p))
         logprob[alive] += logits.log_softmax(dim=1).gather(1, token.unsqueeze(1)).squeeze(1)
         ended = token == end_of_sequence
         finished[alive] = ended
@@ -202,6 +207,7 @@ def _fake(
     ancestry: Tensor,
     suffix_len: Tensor,
     temperature: float,
+    top_p: float,
     max_tokens: int,
     end_of_sequence: int,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,6 +40,7 @@ def latent_rollout(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     sigma: float = 0.0,
     relative: bool = False,
     questions: int = 1,
@@ -93,6 +94,9 @@ def latent_rollout(
             default.
         per_trajectory: one mask for all positions of a trajectory instead of one per position (default).
         embedding: also drop at the embedding; False by default.
+        svp: standard deviation of the noise on the singular values of every layer's W_V, in units of each of them; one
+            normal for each layer, singular value and trajectory. 0 by default; above it `model` holds the spectra, and
+            is on the CPU.
         sigma, relative: standard deviation of the noise on thoughts, see `next_thought`; 0 and False by default.
         questions: how many questions the rows belong to, 1 by default.
         keep: per step, how many rows each question keeps after it, 0 for all; empty (default) to prune nothing. Needs
@@ -165,6 +169,7 @@ def latent_rollout(
         p,
         per_trajectory,
         embedding,
+        svp,
         sigma,
         relative,
         questions,
@@ -231,6 +236,7 @@ def latent_rollout_reference(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     sigma: float = 0.0,
     relative: bool = False,
     questions: int = 1,
@@ -262,7 +268,7 @@ def latent_rollout_reference(
         thoughts=thoughts,
         step_scores=step_scores,
     )
-    body, dropout = unpack(model), Dropout(p, per_trajectory, embedding, run_seed)
+    body, dropout = unpack(model), Dropout(p, per_trajectory, embedding, run_seed, svp)
     scorer = None if reward_model is None else unpack(reward_model)
     capacity, steps = thoughts.shape[:2]
     count = len(first)
@@ -420,6 +426,7 @@ def _fake(
     p: float,
     per_trajectory: bool,
     embedding: bool,
+    svp: float,
     sigma: float,
     relative: bool,
     questions: int,

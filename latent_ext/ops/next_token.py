@@ -1,4 +1,4 @@
-"""Final norm, LM head and the choice of one token per row, without storing rows x vocabulary."""
+"""Final norm, LM head and the choice of one token per row, without storing rows x vocabulary where all tokens may come."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def next_token(
     eps: float = 1e-5,
     norm: str = "none",
     temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Choose the next token of every row, greedily or by sampling with the Gumbel-max method.
 
@@ -52,6 +53,10 @@ def next_token(
         eps: of the norm, 1e-5 by default.
         norm: "layer", "rms" or "none" (default; hidden is already normed).
         temperature: at least 0; 0 (default) is greedy and draws nothing.
+        top_p: in (0, 1]; below 1 (default) the token is drawn from the nucleus: the fewest most likely tokens whose
+            probabilities at this temperature add up to `top_p`, and those that are as likely as the last of them.
+            Each keeps its Gumbel value, so where the draw from all tokens is in the nucleus it stays. All logits are
+            in memory then, and a library's product computes them.
 
     Returns:
         token: int64 [rows].
@@ -63,8 +68,14 @@ def next_token(
         ValueError: a shape, device, norm or temperature that is not allowed.
         RuntimeError: an input requires grad while grad mode is on, or a position is out of range.
 
-    Source: C. J. Maddison, D. Tarlow, T. Minka, "A* sampling", NeurIPS 2014 (Gumbel-max).
+    Source: C. J. Maddison, D. Tarlow, T. Minka, "A* sampling", NeurIPS 2014 (Gumbel-max); A. Holtzman et al., "The
+    curious case of neural text degeneration", ICLR 2020 (top-p).
     """
+    if top_p != 1.0:
+        return next_token_reference(
+            hidden, norm_weight, norm_bias, lm_head, keys, positions, seed,
+            eps=eps, norm=norm, temperature=temperature, top_p=top_p,
+        )  # fmt: skip
     keys, positions, seed = _check(
         hidden, lm_head, keys, positions, seed, norm_weight, norm_bias, eps, norm, temperature
     )
@@ -94,21 +105,39 @@ def next_token_reference(
     eps: float = 1e-5,
     norm: str = "none",
     temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """`next_token` in plain PyTorch, all logits in memory: same arguments and draw, other order of sums."""
     keys, positions, seed = _check(
         hidden, lm_head, keys, positions, seed, norm_weight, norm_bias, eps, norm, temperature
     )
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     logits = norm_reference(hidden, norm_weight, norm_bias, eps, norm) @ lm_head.to(torch.float32).T
-    token = choose(tempered(logits, keys, positions, seed, temperature))
+    token = choose(tempered(logits, keys, positions, seed, temperature, top_p))
     return token, logits.log_softmax(dim=-1).gather(-1, token.unsqueeze(-1)).squeeze(-1)
 
 
-def tempered(logits: Tensor, keys: Tensor, positions: Tensor, seed: Tensor, temperature: float) -> Tensor:
-    """Values [rows, vocab] whose argmax is the token: the logits, or logits / temperature + Gumbel values."""
+def tempered(
+    logits: Tensor, keys: Tensor, positions: Tensor, seed: Tensor, temperature: float, top_p: float = 1.0
+) -> Tensor:
+    """Values [rows, vocab] whose argmax is the token: the logits, or logits / temperature + Gumbel values.
+
+    Values of tokens outside the nucleus are NaN, which is never chosen.
+    """
     if temperature == 0:
         return logits
-    return logits / temperature + gumbels(seed, keys, positions, sites.TOKEN, logits.shape[-1])
+    values = logits / temperature + gumbels(seed, keys, positions, sites.TOKEN, logits.shape[-1])
+    return values if top_p == 1.0 else torch.where(in_nucleus(logits, temperature, top_p), values, torch.nan)
+
+
+def in_nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """bool [rows, vocab], the tokens that top-p sampling may draw; see `next_token`. NaN logits have no probability."""
+    numbers = torch.where(logits.isnan(), -torch.inf, logits).to(torch.float64)
+    ordered = numbers.sort(dim=-1, descending=True).values
+    before = (ordered / temperature).softmax(dim=-1).cumsum(dim=-1)
+    last = (before < top_p).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return numbers >= ordered.gather(-1, last)
 
 
 def choose(values: Tensor) -> Tensor:

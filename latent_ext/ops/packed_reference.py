@@ -18,6 +18,7 @@ from torch.nn import functional
 from latent_ext.ops import sites
 from latent_ext.ops.dropout_add_norm import dropout_add_norm_reference
 from latent_ext.ops.norms import norm_reference
+from latent_ext.ops.philox import normals
 from latent_ext.ops.prefix_decode_attention import prefix_decode_attention_reference
 
 FORMATS = ("fp32", "bf16", "int8")
@@ -26,7 +27,7 @@ OUTPUT_MULTIPLE = 16
 INPUTS_PER_WORD = {"fp32": 1, "bf16": 2, "int8": 4}
 INT8_LARGEST = 127
 
-_MAGIC, _VERSION = 0x4B50545845544C, 1
+_MAGIC, _VERSION = 0x4B50545845544C, 2
 _NORMS = ("none", "layer", "rms")
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x,
@@ -91,12 +92,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """W_V = left @ right of a layer; the rows of `right` are as long as the singular values."""
+
+    right: Linear
+    left: Linear
+
+
+@dataclass(frozen=True)
 class Model:
     """A packed model in pieces; shapes as in ``csrc/cpu/packed_model.h``.
 
     Attributes:
         stages: of the thought head, each with the activation behind it; `thought_norm` and `thought_scale` follow.
         lm_head, score_weight, score_bias: None where the model has none.
+        spectra: of the layers; none where they are not packed.
     """
 
     hidden: int
@@ -116,16 +126,18 @@ class Model:
     thought_scale: float
     score_weight: Tensor | None
     score_bias: Tensor | None
+    spectra: list[Spectrum]
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout of one pass, with masks per position or per trajectory."""
+    """What one pass draws: dropout, with masks per position or per trajectory, and noise on singular values of W_V."""
 
     p: float
     per_trajectory: bool
     embedding: bool
     seed: Tensor
+    svp: float = 0.0
 
 
 def quantised_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,6 +223,9 @@ def unpack(data: Tensor) -> Model:
         thought_scale=read.real(),
         score_weight=read.section(hidden),
         score_bias=read.section(1),
+        spectra=[
+            Spectrum(right=read.linear(), left=read.linear()) for _ in range(layers if read.number() else 0)
+        ],
     )
 
 
@@ -337,6 +352,8 @@ def pass_rows(
                 [heads * model.head_dim for heads in (model.heads, model.kv_heads, model.kv_heads)], dim=1
             )
         )
+        if dropout is not None and dropout.svp > 0.0:
+            value = value + value_shift(model, index, normed, keys, dropout).reshape(value.shape)
         context = attend(index, rotated(model, query, positions), rotated(model, key, positions), value)
         branch = layer.attention_output(context.reshape(rows, -1))
         site = sites.layer_site(index, sites.ATTENTION_OUTPUT)
@@ -350,6 +367,15 @@ def pass_rows(
         site = sites.layer_site(index, sites.MLP_OUTPUT)
         residual, normed = add(layer.mlp_out(inner), residual, norms[2 * index + 2], site, True)
     return normed
+
+
+def value_shift(model: Model, layer: int, normed: Tensor, keys: Tensor, dropout: Dropout) -> Tensor:
+    """By how much SVP moves the values of a layer, float32 [rows, kv_heads * head_dim]."""
+    spectrum = model.spectra[layer]
+    along = spectrum.right(normed)
+    site = sites.layer_site(layer, sites.VALUE_NOISE)
+    normal = normals(dropout.seed, keys, sites.FIXED, site, along.shape[1])
+    return spectrum.left(along * (dropout.svp * normal))
 
 
 def rotated(model: Model, x: Tensor, positions: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ def read_prompts(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     last_hidden: bool = True,
     prefix_key: Tensor,
     prefix_value: Tensor,
@@ -38,12 +39,13 @@ def read_prompts(
         tokens: int64 [tokens], in [0, vocabulary).
         offsets: int64 [prompts + 1], from 0 to the number of tokens; no prompt is longer than max_prompt, and with
             `last_hidden` none is empty.
-        keys: int64 [prompts], trajectory keys, from which dropout is drawn.
+        keys: int64 [prompts], trajectory keys, from which dropout and noise are drawn.
         seed: 64-bit run seed, an int or an int64 tensor with one element.
         p: probability of dropping what the MLP (in GPT-2 the attention, too) adds to the residual, in [0, 1); 0 by
             default.
         per_trajectory: one mask for all positions of a prompt instead of one per position (default).
         embedding: also drop at the embedding; False by default.
+        svp: noise on the singular values of W_V, see `latent_rollout`; 0 by default.
         last_hidden: whether the hidden states of the last tokens are wanted; True by default.
         prefix_key, prefix_value: float32 [layers, prompts, kv_heads, max_prompt, head_dim], contiguous; written up to
             each prompt's length.
@@ -70,6 +72,7 @@ def read_prompts(
         p,
         per_trajectory,
         embedding,
+        svp,
         last_hidden,
         prefix_key,
         prefix_value,
@@ -88,13 +91,14 @@ def read_prompts_reference(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     last_hidden: bool = True,
     prefix_key: Tensor,
     prefix_value: Tensor,
 ) -> Tensor:
     """`read_prompts` in plain PyTorch, position by position: same arguments, sums in PyTorch's order."""
     run_seed = _check(model, position_embedding, token_embedding, seed, prefix_key, prefix_value)
-    body, dropout = unpack(model), Dropout(p, per_trajectory, embedding, run_seed)
+    body, dropout = unpack(model), Dropout(p, per_trajectory, embedding, run_seed, svp)
     lengths = offsets.diff()
     hidden = torch.zeros(len(lengths), body.hidden)
     # A prompt that is being read is a suffix behind an empty prompt; its pages are the cache that is filled.
@@ -153,6 +157,7 @@ def _fake(
     p: float,
     per_trajectory: bool,
     embedding: bool,
+    svp: float,
     last_hidden: bool,
     prefix_key: Tensor,
     prefix_value: Tensor,

@@ -31,7 +31,10 @@ SITES_PER_LAYER = 8
 ATTENTION_OUTPUT = 0  # dropout of the attention output before the residual; element = feature index
 MLP_OUTPUT = 1  # dropout of the MLP output before the residual; element = feature index
 ATTENTION_PROBABILITIES = 2  # dropout of attention probabilities; element = head << 20 | key position
-VALUE_NOISE = 3  # noise on the value projection W_V; element = index of the singular value
+VALUE_NOISE = (
+    3  # noise on the singular values of the value projection W_V; element = index of the singular value
+)
+VALUE_WEIGHTS = 4  # dense noise on W_V; element = output * inputs + input
 
 MAX_LAYERS = (SITE_COUNT - FIRST_LAYER_SITE) // SITES_PER_LAYER
 MAX_HEADS = ELEMENT_COUNT >> POSITION_BITS
@@ -42,7 +45,8 @@ def layer_site(layer: int, kind: int) -> int:
 
     Args:
         layer: layer index, 0 .. `MAX_LAYERS` - 1 (510 layers at most).
-        kind: `ATTENTION_OUTPUT`, `MLP_OUTPUT`, `ATTENTION_PROBABILITIES`, `VALUE_NOISE` or a reserved 4 .. 7.
+        kind: `ATTENTION_OUTPUT`, `MLP_OUTPUT`, `ATTENTION_PROBABILITIES`, `VALUE_NOISE`, `VALUE_WEIGHTS` or
+            a reserved 5 .. 7.
 
     Returns:
         The site, ``16 + 8 * layer + kind``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
 from latent_ext.engine.reward_prompts import reward_prompts
+from latent_ext.mixture import Mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import trajectory_keys
@@ -32,11 +33,12 @@ class Run:
         n: trajectories per question that form the first thought.
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
+        temperature, top_p: of the answer tokens; temperature 0 is argmax.
     """
 
     model: LatentModel
     engine: Engine
-    sampler: Sampler
+    sampler: Sampler | Mixture
     reward: LatentRM | None
     n: int
     seed: int
@@ -44,6 +46,7 @@ class Run:
     decode_all: bool
     return_thoughts: bool
     beam: Beam | None = None
+    top_p: float = 1.0
 
     def over(
         self,
@@ -65,10 +68,14 @@ class Run:
             progress: called with (trajectories done, trajectories in all).
 
         Raises:
-            ValueError: for a sampler with a part that does not act in this family, or a beam over rows that do not all
-                think the same number of thoughts.
+            ValueError: for a sampler with a part that does not act in this family, a beam over rows that do not all
+                think the same number of thoughts, or a beam over a mixture of samplers.
         """
-        check_sampler(self.model, self.sampler)
+        samplers = members(self.sampler)
+        for sampler in samplers:
+            check_sampler(self.model, sampler)
+        if self.beam is not None and len(samplers) > 1:
+            raise ValueError(f"sampler: got {str(self.sampler)!r}; a beam is of one sampler")
         if self.beam is not None:
             check_beam(self.model)
         trajectories: list[list[Trajectory]] = [[] for _ in prompts]
@@ -78,7 +85,10 @@ class Run:
             [len(prompt) for prompt in prompts],
             [min(max_answer_tokens, room - len(prompt)) for prompt in prompts],
             self.n,
-            lambda length: self.engine.bytes_per_row(self.model, self.sampler, length, max_answer_tokens),
+            lambda length: max(
+                self.engine.bytes_per_row(self.model, sampler, length, max_answer_tokens)
+                for sampler in samplers
+            ),
             memory_bytes=memory_bytes,
             max_rows=max_rows,
             whole=self.beam is not None,
@@ -89,14 +99,15 @@ class Run:
                 done += len(part) if self.beam is None else self.n
                 if progress is not None:
                     progress(done, total)
+        for listed in trajectories:
+            listed.sort(key=lambda trajectory: trajectory.index)
         return trajectories
 
     def chunk(
         self, chunk: Chunk, prompts: Sequence[Tensor], question_keys: Sequence[int]
     ) -> list[tuple[int, list[Trajectory]]]:
-        """All trajectories of the chunk's questions, in order of n for each question."""
+        """All trajectories of the chunk's questions; of a mixture in order of n for each of its samplers."""
         own = [prompts[b] for b in chunk.questions]
-        cache = self.engine.read_prompts(own, self.sampler)
         reward_cache = None
         if self.reward is not None:
             steps, limit = self.model.family.latent_length, chunk.answer_limit
@@ -106,30 +117,53 @@ class Run:
         all_keys = trajectory_keys(of_questions, self.n)
         finished = []
         winners: list[Trajectory | None] = [None] * len(own)
-        for first, last in chunk.parts:
-            keys = all_keys[:, first:last].contiguous()
-            request = LatentRequest(own, keys, self.sampler, self.seed, self.beam)
-            run = self.engine.sample(request, cache, self.reward, reward_cache)
-            part = self._describe(run, first)
-            rows = self._rows_to_decode(part, winners)
-            answers = self.engine.answer(
-                run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
-            )
-            width = run.trajectories
-            logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
-            for place, row in enumerate(rows.tolist()):
-                trajectory = part[row // width][row % width]
-                trajectory.tokens = answers.tokens[place]
-                trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
-            for b, listed in zip(chunk.questions, part, strict=True):
-                self._report(b, listed)
-                finished.append((b, listed))
+        for sampler, parts in self._by_sampler(chunk.parts):
+            cache = self.engine.read_prompts(own, sampler)
+            for numbers in parts:
+                keys = all_keys[:, list(numbers)].contiguous()
+                request = LatentRequest(own, keys, sampler, self.seed, self.beam)
+                run = self.engine.sample(request, cache, self.reward, reward_cache)
+                part = self._describe(run, numbers)
+                self._decode(run, part, self._rows_to_decode(part, winners), chunk.answer_limit)
+                for b, listed in zip(chunk.questions, part, strict=True):
+                    self._report(b, listed)
+                    finished.append((b, listed))
         return finished
 
-    def _describe(self, run: LatentRun, first: int) -> list[list[Trajectory]]:
+    def _by_sampler(self, parts: Sequence[tuple[int, int]]) -> Iterator[tuple[Sampler, list[Sequence[int]]]]:
+        """Each sampler once, with the numbers of the trajectories that it draws, part by part."""
+        if isinstance(self.sampler, Sampler):
+            yield self.sampler, [range(first, last) for first, last in parts]
+            return
+        for sampler in members(self.sampler):
+            drawn = [
+                [n for n in range(first, last) if self.sampler.of_trajectory(n) == sampler]
+                for first, last in parts
+            ]
+            yield sampler, [numbers for numbers in drawn if numbers]
+
+    def _decode(self, run: LatentRun, part: list[list[Trajectory]], rows: Tensor, limit: int) -> None:
+        """Writes the answers of `rows` into their trajectories."""
+        answers = self.engine.answer(
+            run,
+            rows.to(run.thoughts.device),
+            max_tokens=limit,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+        width = run.trajectories
+        logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
+        for place, row in enumerate(rows.tolist()):
+            trajectory = part[row // width][row % width]
+            trajectory.tokens = answers.tokens[place]
+            trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
+
+    def _describe(self, run: LatentRun, numbers: Sequence[int]) -> list[list[Trajectory]]:
         thoughts, scores, keys = run.thoughts, run.scores, run.keys
         questions, width = keys.shape
         steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
+        # A beam's trajectories are not those that formed the first thought.
+        index_of = numbers if self.beam is None else range(width)
         counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
         finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
@@ -139,7 +173,7 @@ class Run:
             listed = []
             for n in range(width):
                 count = counts[b][n]
-                trajectory = Trajectory(index=first + n, key=key_of[b][n], steps=count)
+                trajectory = Trajectory(index=index_of[n], key=key_of[b][n], steps=count)
                 if by_step is not None:
                     trajectory.set_scores(by_step[b][n][:count])
                 if not all(finite[b][n]):
@@ -179,4 +213,7 @@ class Run:
 
 
 def _best_scored(trajectories: Sequence[Trajectory]) -> Trajectory | None:
-    return max(trajectories, key=lambda trajectory: trajectory.score or 0.0, default=None)
+    """The best score, of equal ones the smallest number, whichever sampler or part came first."""
+    return max(
+        trajectories, key=lambda trajectory: (trajectory.score or 0.0, -trajectory.index), default=None
+    )

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
+from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
-from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
@@ -30,7 +31,7 @@ def solve(
     questions: str | Sequence[str],
     *,
     n: int | None = None,
-    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
+    sampler: Sampler | Mixture | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
     reward: LatentRM | None = None,
     select: str | None = None,
@@ -38,6 +39,7 @@ def solve(
     candidates: int | None = None,
     decode: str = "needed",
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     engine: str = "auto",
     weights: str | None = None,
@@ -55,8 +57,9 @@ def solve(
         model: from `latent_ext.load`.
         questions: one question or several.
         n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. Not with "beam".
-        sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none", or "head"
-            for a model with a Gaussian head.
+        sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "svp:0.6", "none", "head"
+            for a model with a Gaussian head, or a mixture such as "mix(dropout:0.2|svp:0.6)", of which trajectory n is
+            drawn by sampler n mod k.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
         reward: from `latent_ext.load_reward`; needed by every `select` but "majority".
         select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
@@ -66,6 +69,8 @@ def solve(
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         temperature: of the answer tokens; 0 is argmax.
+        top_p: share of the probability, in (0, 1], that the most likely tokens must have together of which one is
+            drawn; below 1 (default: all tokens) with a temperature above 0. See `latent_ext.ops.next_token`.
         seed: run seed, 64 bits.
         engine: "auto", "native", "modules" or "reference".
         weights: number format of the native engine: "fp32", "bf16" or "int8" (see `latent_ext.models.packed.pack`).
@@ -109,6 +114,10 @@ def solve(
         raise ValueError(f"decode: got {decode!r}; allowed are needed, all")
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature: got {temperature!r}; a finite number >= 0 is needed")
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p: got {top_p!r}; a number in (0, 1] is needed")
+    if top_p < 1.0 and temperature == 0.0:
+        raise ValueError(f"top_p: got {top_p!r} with temperature=0, which draws nothing; give temperature=")
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise ValueError(f"max_answer_tokens: got {max_answer_tokens!r}; a whole number >= 1 is needed")
     if not _is_64_bits(seed):
@@ -118,7 +127,7 @@ def solve(
     for b, key in enumerate(() if keys is None else keys):
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
-    chosen_sampler = as_sampler(sampler, scope)
+    chosen_sampler = as_sampler_or_mixture(sampler, scope)
     if reward is not None:
         _check_reward(model, reward)
         differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
@@ -128,7 +137,14 @@ def solve(
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
-        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward, rung=rung
+        model,
+        engine,
+        max_answer_tokens=max_answer_tokens,
+        weights=weights,
+        reward=reward,
+        rung=rung,
+        samplers=members(chosen_sampler),
+        top_p=top_p,
     )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
@@ -142,6 +158,7 @@ def solve(
         "candidates": None if beam is None else beam.candidates,
         "seed": seed,
         "temperature": temperature,
+        "top_p": top_p,
         "latent_length": model.family.latent_length,
         "switches": model.semantics.differences(),
         **chosen_sampler.to_dict(),
@@ -156,7 +173,7 @@ def solve(
         settings["reward_positions"] = reward.positions
     decode_all = decode == "all" or select not in ("best_of_n", "beam") or published
     scorer, keep = None if published else reward, return_thoughts or published
-    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam)
+    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, top_p)
     trajectories = run.over(
         prompts,
         question_keys,

@@ -17,7 +17,13 @@ from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 from latent_ext.search.result import Trajectory
 
-SAMPLERS = ("none", "dropout:0.2", "noise:0.4:relative", "dropout:0.3:trajectory+noise:0.6")
+SAMPLERS = (
+    "none",
+    "dropout:0.2",
+    "noise:0.4:relative",
+    "dropout:0.3:trajectory+noise:0.6",
+    "svp:0.6+dropout:0.1",
+)
 SCOPES = ("latent", "prompt+latent")
 formats_and_bodies = [
     pytest.mark.parametrize("weights", WEIGHTS),
@@ -38,7 +44,7 @@ def solved(
     asked = how.pop("questions", [question])
     results = latent_ext.solve(
         model, asked, n=how.pop("n", 16), sampler=sampler, reward=reward, select="weighted_vote", engine="native",
-        weights=weights, seed=SEED, temperature=1.0, max_answer_tokens=20, return_thoughts=True, **how,
+        weights=weights, seed=SEED, temperature=1.0, top_p=0.95, max_answer_tokens=20, return_thoughts=True, **how,
     )  # fmt: skip
     return [result.trajectories[:16] for result in results if result.question == question]
 
@@ -65,7 +71,9 @@ ORGANISATIONS = {
 
 
 @pytest.mark.parametrize("how", ORGANISATIONS, ids=str)
-@pytest.mark.parametrize(("text", "scope"), [(SAMPLERS[2], SCOPES[0]), (SAMPLERS[3], SCOPES[1])])
+@pytest.mark.parametrize(
+    ("text", "scope"), [(SAMPLERS[2], SCOPES[0]), (SAMPLERS[3], SCOPES[1]), (SAMPLERS[4], SCOPES[0])]
+)
 @on_every_format_and_body
 def test_nothing_about_the_organisation_of_a_run_changes_a_bit(
     generator: torch.Generator, body: str, weights: str, text: str, scope: str, how: str

@@ -14,7 +14,7 @@ from latent_ext.ops.sites import NOISE
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.samplers import Sampler
 
-SAMPLERS = ("noise:0.4:relative", "dropout:0.3", "dropout:0.3:trajectory+noise:0.6")
+SAMPLERS = ("noise:0.4:relative", "svp:0.6", "dropout:0.3", "dropout:0.3:trajectory+noise:0.6")
 N = 3
 
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latent_ext.sampler_parts import SCHEDULES, DirichletNoise, GumbelNoise, InitialState, MixedNoise
+from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
+from latent_ext.sampler_parts import (
+    SCHEDULES,
+    DirichletNoise,
+    GumbelNoise,
+    InitialState,
+    MixedNoise,
+    SingularValueNoise,
+    ValueWeightNoise,
+)
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, as_sampler
 
 dropouts = st.builds(
@@ -22,8 +31,10 @@ parts = st.tuples(
     st.builds(MixedNoise, amounts, st.sampled_from(SCHEDULES)),
     st.builds(GumbelNoise, amounts, st.floats(1e-9, 1e9), st.booleans()),
     st.builds(DirichletNoise, st.floats(1e-9, 1e9)),
+    st.builds(SingularValueNoise, amounts),
+    st.builds(ValueWeightNoise, amounts),
 )
-some_parts = st.tuples(parts, st.sets(st.integers(0, 3))).map(
+some_parts = st.tuples(parts, st.sets(st.integers(0, 5))).map(
     lambda drawn: tuple(part for place, part in enumerate(drawn[0]) if place in drawn[1])
 )
 
@@ -50,6 +61,11 @@ def test_the_text_of_a_sampler_reads_back_as_the_same_sampler(sampler: Sampler) 
         ("gumbel:0.5:2:one-sided", Sampler(parts=(GumbelNoise(0.5, 2.0, True),))),
         ("state:0.5+mix:0.1:geom", Sampler(parts=(InitialState(0.5), MixedNoise(0.1, "geom")))),
         ("dirichlet:3", Sampler(parts=(DirichletNoise(3.0),))),
+        ("svp:0.6", Sampler(parts=(SingularValueNoise(0.6),))),
+        (
+            "dropout:0.1+svp:0.5+wv:0.06",
+            Sampler(MCDropout(0.1), parts=(SingularValueNoise(0.5), ValueWeightNoise(0.06))),
+        ),
         (
             "noise:0.4:relative + dropout:0.1:trajectory",
             Sampler(MCDropout(0.1, "trajectory"), GaussianNoise(0.4, True)),
@@ -63,7 +79,8 @@ def test_text_forms(text: str, sampler: Sampler) -> None:
 @pytest.mark.parametrize(
     "text", ["", "dropout", "dropout:", "dropout:x", "drop:0.1", "dropout:0.1:relative", "noise:1:step",
              "dropout:0.1+dropout:0.2", "none+noise:1", "noise:1:relative:x", "state:x", "state+state", "mix", "mix:1:late",
-             "gumbel:1:2:both", "dirichlet", "dirichlet:1:2", "head:", "head:1:x", "head+head"],
+             "gumbel:1:2:both", "dirichlet", "dirichlet:1:2", "head:", "head:1:x", "head+head", "svp", "svp:x",
+             "svp:1:2", "svp:1+svp:1", "wv", "wv:1:x", "mix(none|svp:1)"],
 )  # fmt: skip
 def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
     with pytest.raises(ValueError, match=r"^sampler: got .*allowed is 'none'"):
@@ -88,6 +105,14 @@ def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
         ("schedule", lambda: MixedNoise(0.1, "late")),
         ("tau", lambda: GumbelNoise(1.0, 0.0)),
         ("alpha", lambda: DirichletNoise(0.0)),
+        ("alpha", lambda: Sampler.parse("svp:-1")),
+        ("alpha", lambda: SingularValueNoise(float("inf"))),
+        ("sigma", lambda: Sampler.parse("wv:nan")),
+        ("samplers", lambda: Mixture((Sampler(),))),
+        ("samplers", lambda: Mixture((Sampler(), Sampler(scope="prompt+latent")))),
+        ("sampler", lambda: as_sampler_or_mixture("mix(none)")),
+        ("sampler", lambda: as_sampler_or_mixture("mix(none|")),
+        ("sampler", lambda: as_sampler_or_mixture("mix(none|what:1)")),
         ("scope", lambda: as_sampler("none", "answer")),
     ],
 )
@@ -111,6 +136,8 @@ def test_zero_probability_and_zero_noise_count_as_deterministic() -> None:
     assert not Sampler(MCDropout(0.1)).deterministic
     assert not Sampler(noise=GaussianNoise(0.1)).deterministic
     assert Sampler(parts=(InitialState(0.0), MixedNoise(0.0), GumbelNoise(0.0))).deterministic
+    assert Sampler.parse("svp:0+wv:0").deterministic
+    assert not Sampler.parse("wv:0.1").deterministic
     assert not Sampler(parts=(InitialState(),)).deterministic
 
 
@@ -125,3 +152,18 @@ def test_a_head_at_temperature_0_is_deterministic() -> None:
     assert Sampler(head=HeadNoise(0.0)).deterministic
     assert not as_sampler(HeadNoise(0.5), "prompt+latent").deterministic
     assert as_sampler(HeadNoise(0.5), "prompt+latent").scope == "prompt+latent"
+
+
+def test_a_mixture_names_its_samplers_in_turn_and_reads_back() -> None:
+    text = "mix(dropout:0.2|dropout:0.2|noise:0.6+svp:0.3|none)"
+    mixture = as_sampler_or_mixture(text, "prompt+latent")
+    assert isinstance(mixture, Mixture)
+    assert str(mixture) == text
+    assert [str(mixture.of_trajectory(n)) for n in (0, 1, 2, 3, 4, 6)] == [
+        "dropout:0.2", "dropout:0.2", "noise:0.6+svp:0.3", "none", "dropout:0.2", "noise:0.6+svp:0.3",
+    ]  # fmt: skip
+    assert mixture.scope == "prompt+latent"
+    assert len(members(mixture)) == 3
+    assert as_sampler_or_mixture(mixture, "latent") == Mixture.parse(text)
+    assert [part["p"] for part in mixture.to_dict()["samplers"]] == [0.2, 0.2, 0.0, 0.0]
+    assert mixture.to_dict()["samplers"][2]["svp"] == 0.3

@@ -60,8 +60,8 @@ def _head(generator: Generator, hidden: int) -> ThoughtHead:
 def packed_model(
     generator: Generator, body: str = "gpt2", weights: str = "fp32", **sizes: Any
 ) -> PackedModel:
-    """`random_parts`, packed for the CPU."""
-    return pack(**random_parts(generator, body, **sizes), weights=weights)
+    """`random_parts`, packed for the CPU, with the spectra of W_V."""
+    return pack(**random_parts(generator, body, **sizes), weights=weights, spectra=True)
 
 
 @torch.no_grad()
@@ -101,6 +101,7 @@ def read_prompts_case(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     last_hidden: bool = True,
 ) -> OpCase:
     """Caches start as NaN: what is not written must not be read."""
@@ -117,6 +118,7 @@ def read_prompts_case(
         "p": p,
         "per_trajectory": per_trajectory,
         "embedding": embedding,
+        "svp": svp,
         "last_hidden": last_hidden,
         "prefix_key": cache,
         "prefix_value": cache.clone(),
@@ -173,6 +175,7 @@ def latent_rollout_case(
     p: float = 0.0,
     per_trajectory: bool = False,
     embedding: bool = False,
+    svp: float = 0.0,
     sigma: float = 0.0,
     relative: bool = False,
     keep: tuple[int, ...] = (),
@@ -196,6 +199,7 @@ def latent_rollout_case(
         "p": p,
         "per_trajectory": per_trajectory,
         "embedding": embedding,
+        "svp": svp,
         "sigma": sigma,
         "relative": relative,
         "questions": questions,
@@ -270,6 +274,7 @@ def decode_answers_case(
     rows: int = 6,
     thought: bool = True,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     max_tokens: int = 6,
     end_of_sequence: int = -1,
 ) -> OpCase:
@@ -300,6 +305,7 @@ def decode_answers_case(
         **pages,
         "suffix_len": suffix_len,
         "temperature": temperature,
+        "top_p": top_p,
         "max_tokens": max_tokens,
         "end_of_sequence": end_of_sequence,
     }
@@ -327,12 +333,12 @@ def cases_of_every_op(
 ) -> dict[str, OpCase]:
     lengths = tuple(1 + 3 * b % 17 for b in range(rows))
     return {
-        "read_prompts": read_prompts_case(generator, packed, lengths, p=0.2, embedding=True),
+        "read_prompts": read_prompts_case(generator, packed, lengths, p=0.2, embedding=True, svp=0.4),
         "latent_rollout": latent_rollout_case(
-            generator, packed, reward, rows=rows, sigma=0.4, relative=True, p=0.2, keep=(0, 3, 2, 1), candidates=2
+            generator, packed, reward, rows=rows, sigma=0.4, relative=True, p=0.2, svp=0.4, keep=(0, 3, 2, 1), candidates=2
         ),
         "decode_answers": decode_answers_case(
-            generator, packed, rows=rows, temperature=1.0, end_of_sequence=5, max_tokens=4
+            generator, packed, rows=rows, temperature=1.0, top_p=0.8, end_of_sequence=5, max_tokens=4
         ),
     }  # fmt: skip
 

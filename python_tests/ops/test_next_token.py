@@ -9,6 +9,7 @@ import torch
 from op_cases import DTYPES, HIDDEN, ROWS, OpCase, next_token_case
 
 from latent_ext.ops import next_token, next_token_reference, philox, sites
+from latent_ext.ops.next_token import in_nucleus
 from latent_ext.ops.norms import norm_reference
 from latent_ext.ops.tolerances import assert_close, tolerance
 
@@ -145,6 +146,56 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
     assert chi_square < 23.5  # four degrees of freedom, exceeded by chance once in 10 000
 
 
+def drawn_from(logits: torch.Tensor, draws: int, temperature: float, top_p: float) -> torch.Tensor:
+    arguments = torch.ones(draws, 1), None, None, logits.unsqueeze(1), torch.arange(draws), 3, 5
+    return next_token(*arguments, temperature=temperature, top_p=top_p)[0]
+
+
+def test_the_nucleus_is_the_fewest_likely_tokens_that_reach_top_p() -> None:
+    probabilities = torch.tensor([0.05, 0.4, 0.15, 0.3, 0.1])
+    logits = probabilities.log()
+    for top_p, nucleus in (
+        (0.3, [1]),
+        (0.41, [1, 3]),
+        (0.69, [1, 3]),
+        (0.71, [1, 2, 3]),
+        (0.97, [0, 1, 2, 3, 4]),
+    ):
+        assert in_nucleus(logits.unsqueeze(0), 1.0, top_p).nonzero()[:, 1].tolist() == nucleus
+        token = drawn_from(logits, 2000, 1.0, top_p)
+        assert token.unique().tolist() == nucleus
+        # The same Gumbel values: a token that was in the nucleus anyway stays.
+        free = drawn_from(logits, 2000, 1.0, 1.0)
+        inside = torch.isin(free, torch.tensor(nucleus))
+        assert torch.equal(token[inside], free[inside])
+    # At a higher temperature more tokens are needed for the same share.
+    assert in_nucleus(logits.unsqueeze(0), 100.0, 0.71).sum() == 4
+
+
+def test_tokens_of_a_nucleus_keep_their_odds() -> None:
+    logits, draws = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5]), 20_000
+    token = drawn_from(logits, draws, 0.7, 0.9)
+    kept = in_nucleus(logits.unsqueeze(0), 0.7, 0.9)[0]
+    assert 1 < kept.sum() < 5
+    expected = torch.where(kept, logits / 0.7, -torch.inf).softmax(dim=-1) * draws
+    counts = torch.bincount(token, minlength=5)
+    assert (counts[~kept] == 0).all()
+    chi_square = float(((counts - expected) ** 2 / expected)[kept].sum())
+    assert chi_square < 21.2  # three degrees of freedom at the most, exceeded by chance once in 10 000
+
+
+def test_equally_likely_tokens_are_all_in_the_nucleus_and_nan_is_in_none() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[0.0, 0.0, 0.0, -9.0], [nan, 2.0, nan, 0.0], [nan] * 4])
+    assert in_nucleus(logits, 1.0, 0.1)[:2].tolist() == [
+        [True, True, True, False],
+        [False, True, False, False],
+    ]
+    assert drawn_from(logits[0], 200, 1.0, 0.1).unique().tolist() == [0, 1, 2]
+    assert drawn_from(logits[1], 200, 1.0, 0.5).unique().tolist() == [1]
+    assert drawn_from(logits[2], 2, 1.0, 0.5).tolist() == [0, 0]
+
+
 def test_the_draw_depends_on_key_position_and_seed() -> None:
     changes = [(0, 0, 0), (1, 0, 0), (1 << 32, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1 << 32)]
     draws = {
@@ -173,6 +224,8 @@ def test_the_draw_depends_on_key_position_and_seed() -> None:
         ({"temperature": -1.0}, ValueError, "temperature"),
         ({"temperature": float("nan")}, ValueError, "temperature"),
         ({"temperature": float("inf")}, ValueError, "temperature"),
+        ({"top_p": 0.0}, ValueError, "top_p"),
+        ({"top_p": 1.5}, ValueError, "top_p"),
         ({"hidden": torch.zeros(5, 0)}, ValueError, "hidden"),
         ({"eps": float("nan")}, ValueError, "eps"),
     ],

@@ -37,10 +37,11 @@ DROPOUTS: dict[str, dict[str, Any]] = {
     "per step": {"p": 0.3},
     "per trajectory": {"p": 0.3, "per_trajectory": True},
     "embedding, too": {"p": 0.3, "embedding": True},
+    "singular values": {"svp": 0.6},
 }
 SAMPLERS: dict[str, dict[str, Any]] = DROPOUTS | {
     "noise": {"sigma": 0.5},
-    "relative noise and dropout": {"sigma": 0.4, "relative": True, "p": 0.2},
+    "relative noise, dropout and singular values": {"sigma": 0.4, "relative": True, "p": 0.2, "svp": 0.3},
 }
 PRUNINGS: dict[str, dict[str, Any]] = {
     "beams": {"keep": (2, 2, 2, 1), "candidates": 2},
@@ -292,7 +293,9 @@ def values_along(case: OpCase, tokens: Tensor, count: Tensor) -> tuple[Tensor, T
         hidden, positions = read(rows, a["token_embedding"][token[rows]])
         assert model.lm_head is not None
         logits = model.lm_head(hidden)
-        values[rows, step] = tempered(logits, a["keys"][rows], positions, a["seed"], a["temperature"])
+        values[rows, step] = tempered(
+            logits, a["keys"][rows], positions, a["seed"], a["temperature"], a["top_p"]
+        )
         logprobs[rows, step] = logits.log_softmax(dim=1)
         token = tokens[:, step]
     return values, logprobs
@@ -307,6 +310,22 @@ def test_answers_are_drawn_as_by_the_reference(
 ) -> None:
     packed = packed_model(generator, body, weights)
     case = decode_answers_case(generator, packed, thought=thought, temperature=temperature)
+    assert_answers_agree(case, weights, ending)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("body", BODIES)
+def test_answers_are_drawn_from_the_nuclei_of_the_reference(
+    generator: Generator, body: str, top_p: float
+) -> None:
+    case = decode_answers_case(generator, packed_model(generator, body), temperature=1.5, top_p=top_p)
+    assert_answers_agree(case, "fp32", "at the limit")
+    whole = case.with_arguments(top_p=1.0).run()[0]
+    assert top_p > 0.9 or not torch.equal(case.run()[0], whole)
+
+
+def assert_answers_agree(case: OpCase, weights: str, ending: str) -> None:
+    """Tokens are the reference's but where rounding decides, log probabilities are those of the tokens."""
     if ending == "early":
         # A token that some row does write ends answers.
         end = int(case.run()[0][2, 2])
@@ -318,7 +337,7 @@ def test_answers_are_drawn_as_by_the_reference(
     lengths = written.sum(dim=1)
     assert torch.equal(written, torch.arange(tokens.shape[1]) < lengths[:, None])
     assert ending == "at the limit" or finished.any()
-    reads = lengths + finished.long() + int(thought)
+    reads = lengths + finished.long() + int(case.arguments["thought"] is not None)
     assert torch.equal(suffix_len, case.arguments["suffix_len"] + reads)
 
     # Every token is the reference's best, or within rounding of it, given the tokens before it.
@@ -327,8 +346,9 @@ def test_answers_are_drawn_as_by_the_reference(
     count = lengths + finished.long()
     values, logprobs = values_along(case, drawn, count)
     places = (torch.arange(drawn.shape[1]) < count[:, None]).nonzero(as_tuple=True)
-    best = values[places].topk(2, dim=1).values
-    chosen = values[places].gather(1, drawn[places].unsqueeze(1)).squeeze(1)
+    of_places = values[places].nan_to_num(-torch.inf)  # NaN: outside the nucleus
+    best = of_places.topk(2, dim=1).values
+    chosen = of_places.gather(1, drawn[places].unsqueeze(1)).squeeze(1)
     # Two values that are each off by the tolerance may change places.
     gap = 2 * tolerance("packed_logit", STORAGE[weights]).atol
     assert (best[:, 0] - chosen <= gap).all()
@@ -369,14 +389,14 @@ def test_a_rollout_is_the_same_bits_in_every_batch(
             assert torch.equal(alone[name], together[name][rows]), name
 
 
-@pytest.mark.parametrize("count", [5, 37, 150])
+@pytest.mark.parametrize(("count", "top_p"), [(5, 1.0), (37, 0.7), (150, 1.0), (150, 0.7)])
 @on_every_format_and_body
 def test_an_answer_is_the_same_bits_in_every_batch(
-    generator: Generator, body: str, weights: str, count: int
+    generator: Generator, body: str, weights: str, count: int, top_p: float
 ) -> None:
     packed = packed_model(generator, body, weights)
     case = decode_answers_case(
-        generator, packed, rows=count, temperature=1.0, end_of_sequence=5, max_tokens=4
+        generator, packed, rows=count, temperature=1.0, top_p=top_p, end_of_sequence=5, max_tokens=4
     )
     together = case.run()
     order = torch.randperm(count, generator=generator)

@@ -91,6 +91,8 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("read_prompts", {"offsets": [0, -(1 << 63)]}, "offsets must give prompt 0 from 1 to"),
     ("read_prompts", {"p": 1.0}, r"p must be in \[0, 1\), got 1"),
     ("read_prompts", {"p": float("nan")}, r"p must be in \[0, 1\)"),
+    ("read_prompts", {"svp": -1.0}, "svp must be finite and not negative, got -1"),
+    ("latent_rollout", {"svp": float("inf")}, "svp must be finite and not negative, got inf"),
     ("latent_rollout", {"questions": 0}, "questions must divide the rows of first, got 0 for 4 rows"),
     ("latent_rollout", {"questions": 3}, "questions must divide the rows of first, got 3 for 4 rows"),
     ("latent_rollout", {"prompt_index": [3]}, r"prompt_index must be in \[0, 3\), got 3"),
@@ -117,6 +119,8 @@ BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
     ("decode_answers", {"max_tokens": 1000}, "max_tokens must be at least 1, and suffix_key have room"),
     ("decode_answers", {"max_tokens": (1 << 63) - 1}, "max_tokens must be at least 1, and suffix_key have room"),
     ("decode_answers", {"temperature": -1.0}, "temperature must be finite and not negative, got -1"),
+    ("decode_answers", {"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0"),
+    ("decode_answers", {"top_p": float("nan")}, r"top_p must be in \(0, 1\]"),
     ("decode_answers", {"suffix_len": [-1]}, "suffix_len must be in"),
     ("decode_answers", {"suffix_len": [8]}, "suffix_len must be in"),
     ("decode_answers", {"ancestry": [-1]}, "ancestry must be in"),
@@ -251,10 +255,10 @@ def test_a_model_has_no_more_layers_than_there_are_sites(generator: Generator) -
 def test_another_version_is_named_with_the_way_out(generator: Generator) -> None:
     packed = packed_model(generator)
     data = packed.data.clone()
-    data[8:16].view(torch.int64)[0] = 2
+    data[8:16].view(torch.int64)[0] = 1
     message = outcome(read_prompts_case(generator, packed), data)
-    assert "version 2 is not the version 1 that this build reads; pack the model again" in message
-    with pytest.raises(ValueError, match="model is not a packed model of version 1"):
+    assert "version 1 is not the version 2 that this build reads; pack the model again" in message
+    with pytest.raises(ValueError, match="model is not a packed model of version 2"):
         unpack(data)
 
 

@@ -23,6 +23,7 @@ SHARED = {
     "kLayerMlpOutput": sites.MLP_OUTPUT,
     "kLayerAttentionProbabilities": sites.ATTENTION_PROBABILITIES,
     "kLayerValueNoise": sites.VALUE_NOISE,
+    "kLayerValueWeights": sites.VALUE_WEIGHTS,
 }
 
 

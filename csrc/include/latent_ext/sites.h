@@ -14,11 +14,12 @@ constexpr uint32_t kSiteFirstLayer = 16;
 constexpr uint32_t kSitesPerLayer = 8;
 constexpr uint32_t kMaxLayers = 510;
 
-// Offsets within a layer; 4..7 are reserved.
+// Offsets within a layer; 5..7 are reserved.
 constexpr uint32_t kLayerAttentionOutput = 0;
 constexpr uint32_t kLayerMlpOutput = 1;
 constexpr uint32_t kLayerAttentionProbabilities = 2;
 constexpr uint32_t kLayerValueNoise = 3;
+constexpr uint32_t kLayerValueWeights = 4;
 
 // layer in [0, kMaxLayers).
 LATENT_EXT_HOST_DEVICE LATENT_EXT_INLINE uint32_t layer_site(uint32_t layer, uint32_t offset) {
