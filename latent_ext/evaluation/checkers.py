@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from latent_ext.models.answers import canonical_number
@@ -93,7 +94,7 @@ class MathVerifyChecker:
         return list(parse(text, parsing_timeout=None) or parse(f"${text}$", parsing_timeout=None))
 
 
-CHECKERS = {"number": NumberChecker, "math-verify": MathVerifyChecker}
+CHECKERS: dict[str, Callable[[], Checker]] = {"number": NumberChecker, "math-verify": MathVerifyChecker}
 
 
 def checker(name: str) -> Checker:
@@ -104,5 +105,4 @@ def checker(name: str) -> Checker:
     """
     if name not in CHECKERS:
         raise ValueError(f"checker: got {name!r}; allowed are {', '.join(CHECKERS)}")
-    made: Checker = CHECKERS[name]()
-    return made
+    return CHECKERS[name]()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -304,14 +304,14 @@ def _texts(value: object, where: str) -> dict[str, str]:
 
 
 def _at_least_one(value: object, where: str) -> None:
-    if not _is_whole(value) or not 1 <= value <= 1 << 31:  # type: ignore[operator]
+    if not _is_whole(value) or not 1 <= value <= 1 << 31:
         raise ValueError(f"{where}: got {shown(value)}; a whole number >= 1 is needed")
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: object) -> TypeGuard[str]:
     # A lone surrogate or a control character can neither be a name nor be written back.
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()

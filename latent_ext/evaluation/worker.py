@@ -147,7 +147,7 @@ class Worker:
 
     def _cost(self, result: Result, prompt_tokens: int) -> dict[str, Any]:
         own_prompts = result.settings.get("scope") == "prompt+latent" and result.settings.get("p")
-        # A beam forms candidates of which it keeps a part; the last thoughts of the kept ones are not branched again.
+        # For every thought it keeps, a beam has formed so many.
         tried = result.settings.get("candidates") or 1
         thoughts = [tried * (one.steps or 0) for one in result.trajectories]
         answer_tokens = [len(one.tokens or ()) for one in result.trajectories]

@@ -44,7 +44,7 @@ class ProcessExecutor:
         # CUDA does not survive a fork, and neither do the threads of the compiled ops.
         context = multiprocessing.get_context("spawn")
         places = context.Queue()
-        for place in devices or [None] * self.workers:
+        for place in [*devices] or [None] * self.workers:
             places.put(place)
         pool = ProcessPoolExecutor(self.workers, context, _start, (recipe, self.threads, places))
         try:

@@ -147,8 +147,8 @@ def _ray() -> Any:
     # Read when ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray = importlib.import_module("ray")
-        ray.data = importlib.import_module("ray.data")
+        ray: Any = importlib.import_module("ray")
+        importlib.import_module("ray.data")
     except ImportError as error:
         raise ValueError(
             f"executor: 'ray' needs the extra 'ray': pip install 'latent_ext[ray]' ({error})"
