@@ -23,6 +23,7 @@ class NamedProblem:
     id: str
     question: str
     answer: str | None
+    steps: tuple[str, ...] = ()
 
 
 def read_problems(source: str | Path | TextIO) -> list[NamedProblem]:
@@ -96,7 +97,15 @@ def as_problem(item: object, where: str, default_id: str) -> NamedProblem:
         raise ProblemError(f"file: {where} has answer {_shown(answer)}; a number or its text is needed")
     if not (_is_number(name) or _is_text(name)):
         raise ProblemError(f"file: {where} has id {_shown(name)}; a text or a number is needed")
-    return NamedProblem(str(name), question, None if answer is None else str(answer))
+    return NamedProblem(
+        str(name), question, None if answer is None else str(answer), _chain(item.get("steps"))
+    )
+
+
+def _chain(steps: object) -> tuple[str, ...]:
+    # Other datasets may call something else "steps": what is no list of texts is no chain.
+    known = isinstance(steps, list) and all(_is_text(step) for step in steps)
+    return tuple(steps) if known else ()  # type: ignore[arg-type]
 
 
 def _lines(text: str, name: str) -> Iterator[NamedProblem]:

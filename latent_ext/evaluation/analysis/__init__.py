@@ -1,5 +1,6 @@
 """What the thoughts of many trajectories look like, measured: do they differ in meaning or only in noise?"""
 
+from latent_ext.evaluation.analysis.analyse import PARTS, AnalysisPlan, analyse
 from latent_ext.evaluation.analysis.distances import DISTANCES, GROUPS, distances, movements
 from latent_ext.evaluation.analysis.fidelity import fidelity
 from latent_ext.evaluation.analysis.maps import MAP_METHODS, ThoughtMap, map_thoughts
@@ -14,12 +15,15 @@ __all__ = [
     "DISTANCES",
     "GROUPS",
     "MAP_METHODS",
+    "PARTS",
+    "AnalysisPlan",
     "Budget",
     "QuestionMean",
     "ReadOut",
     "SweepPoint",
     "ThoughtMap",
     "ThoughtPool",
+    "analyse",
     "distances",
     "diversity_sweep",
     "effective_rank",

@@ -8,7 +8,7 @@ from typing import Any
 
 from latent_ext.evaluation.metrics import Estimate, correct_flags, estimate, pass_at_k, selected_accuracy
 from latent_ext.models import LatentModel
-from latent_ext.search import majority_vote, solve
+from latent_ext.search import Result, majority_vote, solve
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,11 @@ def steps_against_width(
         results = solve(longer, list(questions), n=n, sampler=sampler, **common)
         pairs = list(zip(results, golds, strict=True))
         right = [sum(correct_flags(r, g)) for r, g in pairs]
-        spent = [
-            sum(_passes(t.steps or 0, len(t.tokens or ())) for t in result.trajectories) for result in results
-        ]
         rows.append(
             Budget(
                 length,
                 n,
-                _mean(spent),
+                _mean([passes(result) for result in results]),
                 estimate([[float(correct_flags(r, g)[0]) for r, g in zip(greedy, golds, strict=True)]]),
                 estimate([[pass_at_k(n, c, 1) for c in right]]),
                 estimate([[pass_at_k(n, c, n) for c in right]]),
@@ -108,6 +105,11 @@ def steps_against_width(
         if progress is not None:
             progress(place + 1, len(lengths))
     return rows
+
+
+def passes(result: Result) -> float:
+    """Passes through the body that a result's decoded trajectories took, prompt apart."""
+    return sum(_passes(t.steps or 0, len(t.tokens or ())) for t in result.trajectories)
 
 
 def _passes(thoughts: int, answer_tokens: float) -> float:
