@@ -26,7 +26,7 @@ PYTEST := $(PY) -m pytest -q
 # One worker per core where pytest-xdist is installed; a machine with packages of its own (SYSTEM=1) may lack it.
 WORKERS = $$($(PY) -c "import xdist" 2>/dev/null && echo "-n auto --maxprocesses 8 --dist worksteal")
 
-.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model figure example clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model latent-rm figure example clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -93,6 +93,10 @@ sanitize: build $(STATE)/test
 # Retrains the shipped generator and LatentRM into build/model, and measures them (about 100 minutes on two cores).
 model: build $(STATE)/test
 	examples/shipped_model/make.sh "$(PY)" build/model
+
+# Labels for the shipped generator and a LatentRM trained on them, into build/latent_rm (about 12 CPU minutes).
+latent-rm: build $(STATE)/test
+	examples/shipped_model/latent_rm.sh "$(PY)" build/latent_rm
 
 figure: build
 	$(PIP) "matplotlib>=3.8"

@@ -1,4 +1,4 @@
-"""Imports run one way: cli, evaluation, search, engine, then rewards, models, samplers, then ops."""
+"""Imports run one way: cli, training, evaluation, search, engine, then rewards, models, samplers, then ops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,19 @@ ALLOWED = {
     "search": {"engine", "models", "ops", "rewards", "samplers"},
     "hf": {"engine", "models", "ops", "rewards", "samplers", "search"},
     "evaluation": {"assets", "models", "rewards", "samplers", "search"},
-    "cli": {"", "_native", "assets", "engine", "evaluation", "models", "rewards", "samplers", "search"},
+    "training": {"_version", "engine", "evaluation", "models", "ops", "rewards", "samplers", "search"},
+    "cli": {
+        "",
+        "_native",
+        "assets",
+        "engine",
+        "evaluation",
+        "models",
+        "rewards",
+        "samplers",
+        "search",
+        "training",
+    },
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

@@ -13,5 +13,4 @@ export OMP_NUM_THREADS=1
 "$python" "$here/train_generator.py" --work "$work"
 "$python" "$here/export_generator.py" --work "$work" --folder "$work/generator" --problems "$work/problems"
 "$python" "$here/measure_samplers.py" --folder "$work/generator"
-"$python" "$here/train_latent_rm.py" --work "$work" --folder "$work/generator"
-"$python" "$here/export_latent_rm.py" --work "$work" --generator "$work/generator" --folder "$work/latent_rm"
+sh "$here/latent_rm.sh" "$python" "$work/latent_rm" "$work/generator"

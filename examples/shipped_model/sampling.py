@@ -1,4 +1,4 @@
-"""Many trajectories per question in plain PyTorch, for measuring the generator and labelling its thoughts.
+"""Many trajectories per question in plain PyTorch, for measuring the generator.
 
 The semantics are those of `scope="latent"`: prompt tokens but the last are read once and clean; the pass
 over `<|start-latent|>`, which yields the first thought, and the passes over all thoughts but the last are
@@ -56,20 +56,6 @@ class Rows:
 
     keys: list[Tensor]
     values: list[Tensor]
-
-    def repeated(self, times: int) -> Rows:
-        """Every row `times` times, copies of one row far apart: [r0, r1, ..., r0, r1, ...]."""
-        again = (1, times, 1, 1, 1)
-        return Rows([k.repeat(again) for k in self.keys], [v.repeat(again) for v in self.values])
-
-    def joined(self, other: Rows) -> Rows:
-        """The rows of both, `self` first."""
-        pairs = zip(self.keys, other.keys, strict=True), zip(self.values, other.values, strict=True)
-        return Rows(*([torch.cat(pair, 1) for pair in side] for side in pairs))
-
-    def first(self, count: int) -> Rows:
-        """The first `count` rows of every question."""
-        return Rows([k[:, :count] for k in self.keys], [v[:, :count] for v in self.values])
 
 
 class LatentSampler:
@@ -137,21 +123,6 @@ class LatentSampler:
         for step in range(self.thoughts - 1):
             kept.append(self.think(questions, state, kept[-1], step))
         return state, torch.stack(kept, 2)
-
-    def correct(self, questions: Questions, state: Rows, last: Tensor, answers: list[bytes]) -> Tensor:
-        """Whether greedy decoding after the last thought would write each question's answer; bool
-        [questions, rows].
-
-        The answer is fed in one pass and every arg max compared, which costs a fraction of decoding.
-        """
-        count, rows, _ = last.shape
-        width = max(len(a) for a in answers)
-        targets = torch.tensor([[*a, *([-1] * (width - len(a)))] for a in answers])[:, None]
-        ids = torch.cat([torch.full((count, 1, 1), self.end), targets[..., :-1].clamp_min(0)], 2)
-        fed = self.embedded(questions, ids.expand(count, rows, width), self.thoughts)
-        x = torch.cat([self.placed(questions, last, self.thoughts - 1), fed], 2)
-        written = self.clean.logits(self.read_rows(self.clean, questions, state, x)[:, :, 1:]).argmax(-1)
-        return ((written == targets) | (targets < 0)).all(-1)
 
     def decode(
         self,

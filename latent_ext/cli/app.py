@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from latent_ext.cli.annotate import EXAMPLES as ANNOTATE_EXAMPLES
+from latent_ext.cli.annotate import annotate
 from latent_ext.cli.convert import EXAMPLES as CONVERT_EXAMPLES
 from latent_ext.cli.convert import convert
 from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
@@ -18,6 +20,8 @@ from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
 from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
+from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
+from latent_ext.cli.train_rm import train_rm
 
 _MALFORMED, _INTERRUPTED, _PIPE_CLOSED = 2, 130, 141
 
@@ -34,6 +38,8 @@ app = typer.Typer(
 _COMMANDS = (
     (demo, DEMO_EXAMPLES),
     (solve, SOLVE_EXAMPLES),
+    (annotate, ANNOTATE_EXAMPLES),
+    (train_rm, TRAIN_RM_EXAMPLES),
     (convert, CONVERT_EXAMPLES),
     (info, INFO_EXAMPLES),
 )

@@ -14,25 +14,26 @@ _PATIENCE_SECONDS = 2.0
 
 
 class Report(Protocol):
-    """Called with (trajectories done, trajectories in all)."""
+    """Called with (units done, units in all)."""
 
     def __call__(self, done: int, total: int, label: str | None = None) -> None: ...
 
 
 @contextmanager
-def reporting(label: str, *, since: float | None = None) -> Iterator[Report]:
+def reporting(label: str, *, since: float | None = None, unit: str = "trajectories") -> Iterator[Report]:
     """A `progress` callback for `solve`; its bar appears after two seconds and leaves nothing behind.
 
     Args:
         label: what stands before the bar.
         since: `time.monotonic()` at which the work began, where it began before this call.
+        unit: what is counted.
     """
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("trajectories"),
+        TextColumn(unit),
         TimeRemainingColumn(),
         console=console,
         transient=True,

@@ -53,8 +53,9 @@ class ReferenceEngine:
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> None:
         """Nothing is shared between calls."""
 
-    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> None:
-        """Nothing is shared between calls."""
+    def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """The prompts themselves: nothing is read before it is needed."""
+        return list(prompts)
 
     def read(self, inputs: Tensor, cache: DynamicCache, first: int, dropout: RowDropout) -> Tensor:
         """Reads inputs [rows, length, hidden] at positions first, first + 1, ...
@@ -80,26 +81,28 @@ class ReferenceEngine:
         request: LatentRequest,
         cache: None,
         reward: LatentRM | None = None,
-        reward_cache: None = None,
+        reward_cache: list[Tensor] | None = None,
     ) -> LatentRun:
         beam = checked_beam(request, reward, self.model)
         if self.semantics.stop != "fixed":
             run = reference_stopping.sample(self, request)
-            return self._scored(reward, run)
+            return self._scored(reward, run, reward_cache)
         states = []
         thoughts = []
-        for prompt, keys in zip(request.prompts, request.keys.to(self.model.device), strict=True):
-            state, stack = self._sample_question(prompt, keys, request, reward)
+        places = request.keys.to(self.model.device)
+        read = request.prompts if reward_cache is None else reward_cache
+        for prompt, keys, scored in zip(request.prompts, places, read, strict=True):
+            state, stack = self._sample_question(prompt, keys, request, reward, scored)
             states.append(state)
             thoughts.append(stack)
         run = LatentRun(request, torch.cat(thoughts), states)
         if beam is not None:
             run.beam_keys = torch.cat([state.keys for state in states])
             run.lineage = torch.cat([state.lineage for state in states])
-        return self._scored(reward, run)
+        return self._scored(reward, run, reward_cache)
 
     def _sample_question(
-        self, prompt: Tensor, keys: Tensor, request: LatentRequest, reward: LatentRM | None
+        self, prompt: Tensor, keys: Tensor, request: LatentRequest, reward: LatentRM | None, scored: Tensor
     ) -> tuple[_QuestionState, Tensor]:
         sampler, rows = request.sampler, len(keys)
         seed = torch.tensor([to_signed(request.seed)], dtype=torch.int64, device=keys.device)
@@ -119,7 +122,7 @@ class ReferenceEngine:
             if widths:
                 assert reward is not None
                 keep, width = widths[t]
-                total = self._score_thoughts(reward, prompt, thoughts[:, : t + 1]).sum(1)
+                total = self._score_thoughts(reward, scored, thoughts[:, : t + 1]).sum(1)
                 branch = Branching.after(best_first(total)[:keep], keys, t + 1, width // keep)
                 keys, parents = branch.keys, branch.parents
                 cache.batch_select_indices(parents)
@@ -190,24 +193,25 @@ class ReferenceEngine:
             temperature=temperature,
         )
 
-    def _scored(self, reward: LatentRM | None, run: LatentRun) -> LatentRun:
+    def _scored(self, reward: LatentRM | None, run: LatentRun, prompts: list[Tensor] | None) -> LatentRun:
         if reward is not None:
-            run.scores = self._score(reward, run)
+            assert prompts is not None
+            run.scores = self._score(reward, run, prompts)
             if run.counts is not None:
                 run.scores[beyond_counts(run.counts, run.scores.shape[1])] = 0.0
         return run
 
-    def _score(self, reward: LatentRM, run: LatentRun) -> Tensor:
+    def _score(self, reward: LatentRM, run: LatentRun, prompts: Sequence[Tensor]) -> Tensor:
         count = run.trajectories
         return torch.cat(
             [
                 self._score_thoughts(reward, prompt, run.thoughts[b * count : (b + 1) * count])
-                for b, prompt in enumerate(run.request.prompts)
+                for b, prompt in enumerate(prompts)
             ]
         )
 
     def _score_thoughts(self, reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> Tensor:
-        """thoughts [rows, T, hidden] of one question -> fp32 [rows, T]."""
+        """thoughts [rows, T, hidden] behind what the LatentRM reads before them -> fp32 [rows, T]."""
         body = reward.module.body
         embedded = body.get_input_embeddings()(prompt).expand(len(thoughts), -1, -1)
         inputs = torch.cat([embedded, thoughts.to(reward.head_weight.dtype)], dim=1)

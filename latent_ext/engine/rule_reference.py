@@ -33,7 +33,7 @@ class RuleReferenceEngine(ReferenceEngine):
         request: LatentRequest,
         cache: None,
         reward: LatentRM | None = None,
-        reward_cache: None = None,
+        reward_cache: list[Tensor] | None = None,
     ) -> LatentRun:
         checked_beam(request, reward, self.model)
         most, states = self.model.family.latent_length, []
@@ -50,7 +50,9 @@ class RuleReferenceEngine(ReferenceEngine):
                 counts.append(len(fed))
             states.append(_RowStates(listed))
         number = torch.tensor(counts, device=self.model.device)
-        return self._scored(reward, LatentRun(request, torch.stack(thoughts), states, counts=number))
+        return self._scored(
+            reward, LatentRun(request, torch.stack(thoughts), states, counts=number), reward_cache
+        )
 
     def _sample_row(
         self, prompt: Tensor, key: Tensor, request: LatentRequest

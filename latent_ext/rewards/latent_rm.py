@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +32,8 @@ Positions = Literal["real", "published"]
 
 # The published Llama class defines this layer and never applies it.
 _NEVER_APPLIED = "projecter."
+REFERENCES = ("none", "answer")
+LAYOUTS = ("latent_ext", "latenttts")
 
 
 class LatentRMModule(nn.Module):
@@ -39,13 +42,16 @@ class LatentRMModule(nn.Module):
 
     Args:
         body: a ``GPT2Model``, whose parameters are named ``transformer.*``, or a ``LlamaModel``: ``model.*``.
+        reliable: with a second head, ``concentration.{weight [1, d], bias [1]}``, which the published layout does
+            not have: how sure the first one is (Beta-Binomial, arXiv 2605.15529).
     """
 
-    def __init__(self, body: PreTrainedModel) -> None:
+    def __init__(self, body: PreTrainedModel, *, reliable: bool = False) -> None:
         super().__init__()
         self._body_name = body.base_model_prefix
         self.add_module(self._body_name, body)
         self.classifier = nn.Linear(body.config.hidden_size, 1)
+        self.concentration = nn.Linear(body.config.hidden_size, 1) if reliable else None
 
     @property
     def body(self) -> PreTrainedModel:
@@ -80,12 +86,51 @@ class LatentRM:
         positions: "real": a thought's own, whatever runs beside it. "published": LatentTTS gives no position ids, so
             the pads to the left of a shorter sequence are counted; `latent_ext.solve` then decodes every answer and
             scores a question's trajectories as one padded batch.
+        reference: "none", or "answer": it reads the noise-free answer of the generator between question and
+            thoughts, see `prompt`.
     """
 
     module: LatentRMModule
     name: str
     trained_on: dict[str, Any] = field(default_factory=dict)
     positions: Positions = "real"
+    reference: str = "none"
+
+    def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int], steps: int) -> Tensor:
+        """What this LatentRM reads before the thoughts.
+
+        Args:
+            prompt: int64 [length], the generator's prompt ids.
+            noise_free_answer: tokens of the generator's answer without any randomness; only read with
+                ``reference="answer"``, where they stand before the prompt's last token. Of an answer for which there
+                are too few positions the end is read.
+            steps: T thoughts that will follow.
+        """
+        if self.reference == "none":
+            return prompt
+        room = max(0, self.blocks.max_positions - len(prompt) - steps)
+        tokens = list(noise_free_answer)[-room:] if room else []
+        return torch.cat(
+            [prompt[:-1], torch.tensor(tokens, dtype=torch.int64, device=prompt.device), prompt[-1:]]
+        )
+
+    def unlike_training(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
+        """How the trajectories to be scored differ from those this LatentRM was trained on, one text per difference.
+
+        Args:
+            sampler: what `latent_ext.Sampler.to_dict` gives.
+            generator_hash: `LatentModel.weights_hash`.
+
+        Only what was recorded is compared. Of the dropped sites and the scope a difference counts where there is
+        dropout.
+        """
+        given = {**sampler, "generator_hash": generator_hash}
+        names = ["sampler", "generator_hash"] + (["scope", "sites"] if sampler.get("p") else [])
+        return [
+            f"{name} {self.trained_on[name]!r}, not {given[name]!r}"
+            for name in names
+            if self.trained_on.get(name) is not None and self.trained_on[name] != given[name]
+        ]
 
     @property
     def blocks(self) -> Blocks:
@@ -134,7 +179,8 @@ def load_reward(
     llama = isinstance(hf_config, LlamaConfig)
     if not llama and not isinstance(hf_config, GPT2Config):
         raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
-    module = LatentRMModule(build(LlamaModel if llama else GPT2Model, hf_config, source))
+    body = build(LlamaModel if llama else GPT2Model, hf_config, source)
+    module = LatentRMModule(body, reliable="concentration.weight" in tensors)
     if any(name.startswith("projector.") for name in tensors):
         add_head_modules(module, "codi", tensors, hf_config.hidden_size, source)
     cast_parameters(module, dtype)
@@ -142,22 +188,57 @@ def load_reward(
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NEVER_APPLIED)}
     load_into(module, tensors, source=source)
     module.eval().requires_grad_(False)
-    trained_on = config.get("trained_on")
+    trained_on, reference = config.get("trained_on"), config.get("reference", "none")
+    if reference not in REFERENCES:
+        raise CheckpointError(
+            f"reward: {source} has reference {reference!r} in config.json; allowed are {', '.join(REFERENCES)}"
+        )
+    if reference != "none" and positions == "published":
+        raise ValueError(
+            f"positions: 'published' knows no reference; {source} reads the noise-free answer, so 'real' is needed"
+        )
     recorded = trained_on if isinstance(trained_on, dict) else {}
-    return LatentRM(module.to(place), source, recorded, positions)
+    return LatentRM(module.to(place), source, recorded, positions, reference)
 
 
-def save_reward(reward: LatentRM, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a LatentRM in the LatentTTS layout, with ``trained_on`` in its config.json."""
+def save_reward(
+    reward: LatentRM,
+    directory: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    layout: str = "latent_ext",
+) -> None:
+    """Writes a LatentRM as config.json and model.safetensors.
+
+    Args:
+        reward: a LatentRM.
+        directory: made where it does not exist.
+        dtype: of the weights on disk.
+        layout: "latent_ext": all of it, with ``trained_on`` and ``reference`` in config.json, which readers of the
+            published layout ignore; "latenttts": the published tensors alone, without a concentration head.
+
+    Raises:
+        ValueError: for another layout, or a LatentRM that the published code would read without its reference.
+    """
     from safetensors.torch import save_file
 
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: got {layout!r}; allowed are {', '.join(LAYOUTS)}")
+    if layout == "latenttts" and reward.reference != "none":
+        raise ValueError(
+            f"layout: 'latenttts' has no place for reference {reward.reference!r}, without which scores mean nothing"
+        )
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
     body = reward.module.body
     family = "COCONUT" if reward.module.applied_projector is None else "CODI"
     written_by = f"{family}Llama" if isinstance(body, LlamaModel) else f"{family}GPT2"
     config = body.config.to_dict()
-    config |= {"architectures": [f"{written_by}ForTokenClassification"], "trained_on": reward.trained_on}
+    config |= {"architectures": [f"{written_by}ForTokenClassification"]}
     tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}
+    if layout == "latent_ext":
+        config |= {"trained_on": reward.trained_on, "reference": reward.reference}
+    else:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("concentration.")}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import trajectory_keys
@@ -96,7 +97,11 @@ class Run:
         """All trajectories of the chunk's questions, in order of n for each question."""
         own = [prompts[b] for b in chunk.questions]
         cache = self.engine.read_prompts(own, self.sampler)
-        reward_cache = None if self.reward is None else self.engine.read_reward_prompts(self.reward, own)
+        reward_cache = None
+        if self.reward is not None:
+            steps, limit = self.model.family.latent_length, chunk.answer_limit
+            read = reward_prompts(self.engine, self.reward, own, steps=steps, max_tokens=limit)
+            reward_cache = self.engine.read_reward_prompts(self.reward, read)
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
         all_keys = trajectory_keys(of_questions, self.n)
         finished = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,10 @@ def solve(
     chosen_sampler = as_sampler(sampler, scope)
     if reward is not None:
         _check_reward(model, reward)
+        differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
+        if differing:
+            message = f"reward: {reward.name} was trained on trajectories of {'; '.join(differing)}"
+            warnings.warn(f"{message}; its scores may mislead", UserWarning, stacklevel=2)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(

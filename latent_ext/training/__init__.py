@@ -1,0 +1,1 @@
+"""Labels from roll-outs, and a LatentRM trained on them."""
