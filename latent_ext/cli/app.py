@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from latent_ext.cli.analyse import EXAMPLES as ANALYSE_EXAMPLES
+from latent_ext.cli.analyse import analyse
 from latent_ext.cli.annotate import EXAMPLES as ANNOTATE_EXAMPLES
 from latent_ext.cli.annotate import annotate
 from latent_ext.cli.convert import EXAMPLES as CONVERT_EXAMPLES
@@ -18,6 +20,8 @@ from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
 from latent_ext.cli.demo import demo
 from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
+from latent_ext.cli.report import EXAMPLES as REPORT_EXAMPLES
+from latent_ext.cli.report import report
 from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
 from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
@@ -41,6 +45,8 @@ _COMMANDS = (
     (annotate, ANNOTATE_EXAMPLES),
     (train_rm, TRAIN_RM_EXAMPLES),
     (convert, CONVERT_EXAMPLES),
+    (analyse, ANALYSE_EXAMPLES),
+    (report, REPORT_EXAMPLES),
     (info, INFO_EXAMPLES),
 )
 for _command, _examples in _COMMANDS:

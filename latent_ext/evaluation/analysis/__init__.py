@@ -1,6 +1,6 @@
 """What the thoughts of many trajectories look like, measured: do they differ in meaning or only in noise?"""
 
-from latent_ext.evaluation.analysis.analyse import PARTS, AnalysisPlan, analyse
+from latent_ext.evaluation.analysis.analyse import LENGTHS, PARTS, SWEEP, AnalysisPlan, analyse
 from latent_ext.evaluation.analysis.distances import DISTANCES, GROUPS, distances, movements
 from latent_ext.evaluation.analysis.fidelity import fidelity
 from latent_ext.evaluation.analysis.maps import MAP_METHODS, ThoughtMap, map_thoughts
@@ -14,8 +14,10 @@ from latent_ext.evaluation.analysis.sweep import SweepPoint, diversity_sweep
 __all__ = [
     "DISTANCES",
     "GROUPS",
+    "LENGTHS",
     "MAP_METHODS",
     "PARTS",
+    "SWEEP",
     "AnalysisPlan",
     "Budget",
     "QuestionMean",
