@@ -84,7 +84,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
     except MemoryError:
         return _refuse("not enough memory; ask for fewer trajectories with --n")
-    except (ValueError, OverflowError, RuntimeError, OSError) as error:
+    except (ValueError, OverflowError, RuntimeError, OSError, ModuleNotFoundError) as error:
         return _refuse(str(error) or type(error).__name__)
     return 0
 

@@ -21,6 +21,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.edgecolor": light("rule"),
     "axes.labelcolor": light("muted"),
     "axes.labelsize": 9,
+    "axes.labelpad": 7,
     "axes.linewidth": 1.0,
     "axes.spines.top": False,
     "axes.spines.right": False,

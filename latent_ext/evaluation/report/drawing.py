@@ -57,9 +57,9 @@ def end_labels(axes: Any, ends: Sequence[tuple[str, float, str]], x: float) -> N
         )  # fmt: skip
 
 
-def reference(axes: Any, y: float) -> None:
-    """A dotted horizontal line at what everything is compared with."""
-    axes.axhline(y, color=light("ink"), linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
+def reference(axes: Any, x: Sequence[float], y: float) -> None:
+    """A dotted horizontal line at what everything is compared with, from the first to the last x."""
+    axes.plot([x[0], x[-1]], [y, y], color=light("ink"), linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
 
 
 def log_counts(axes: Any, counts: Sequence[int], label: str = "trajectories N") -> None:

@@ -49,7 +49,7 @@ def _scaling(dataset: str, arm: str, curves: Sequence[dict[str, Any]], greedy: f
             band = (percent(curve["low"]), percent(curve["high"]))
             line(axes, curve["n"], percent(curve["mean"]), band, colour, style)
         if greedy is not None:
-            reference(axes, 100 * greedy)
+            reference(axes, curves[0]["n"], 100 * greedy)
         log_counts(axes, curves[0]["n"])
         axes.set_ylabel("accuracy, %")
         ends = [(c["method"], 100 * c["mean"][-1], METHODS[c["method"]][0]) for c in curves]

@@ -47,16 +47,17 @@ def cells_of(table: dict[str, Any]) -> list[list[Cell]]:
 
 def telling_rows(table: dict[str, Any]) -> list[int] | None:
     """Rows of a long table that say most: each arm and method at its largest N; None where all rows are shown."""
-    names = [column["name"] for column in table["columns"]]
-    if len(table["rows"]) <= _LONG or not {"arm", "method", "N"} <= set(names):
+    columns = table["columns"]
+    n = next((place for place, column in enumerate(columns) if column["name"] == "N"), None)
+    if len(table["rows"]) <= _LONG or n is None:
         return None
-    arm, method, n = names.index("arm"), names.index("method"), names.index("N")
-    largest: dict[tuple[str, str], int] = {}
+    texts = [place for place, column in enumerate(columns) if column["kind"] == "text"]
+    largest: dict[tuple[str, ...], int] = {}
     for place, row in enumerate(table["rows"]):
-        key = (row[arm], row[method])
+        key = tuple(row[text] for text in texts)
         if key not in largest or row[n] >= table["rows"][largest[key]][n]:
             largest[key] = place
-    return sorted(largest.values())
+    return sorted(largest.values()) if len(largest) < len(table["rows"]) else None
 
 
 def csv_of(columns: Any, rows: Any) -> str:
