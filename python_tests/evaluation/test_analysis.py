@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
 import latent_ext
+from latent_ext.cli.app import app
 from latent_ext.evaluation.analysis import (
     DISTANCES,
     GROUPS,
+    PARTS,
+    AnalysisPlan,
     ThoughtPool,
+    analyse,
     distances,
     diversity_sweep,
     effective_rank,
@@ -29,9 +37,11 @@ from latent_ext.evaluation.analysis import (
     sample_pools,
     steps_against_width,
 )
+from latent_ext.evaluation.analysis.of_recipe import analyse_recipe, write_analysis
 from latent_ext.evaluation.analysis.pools import pool_of
 from latent_ext.evaluation.analysis.read_out import value_tokens
 from latent_ext.evaluation.problems import shipped_problems
+from latent_ext.evaluation.recipe import as_recipe
 from latent_ext.ops.tolerances import assert_close
 
 NOISE = "noise:0.6:relative"
@@ -280,3 +290,81 @@ def test_steps_against_width_spends_nearly_the_same_at_every_length(
 def test_bad_input_is_named(call: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         call()  # type: ignore[operator]
+
+
+def test_analyse_writes_plain_json_of_every_part(model: latent_ext.LatentModel, tmp_path: Path) -> None:
+    listed = shipped_problems("test_5", 6)
+    plan = AnalysisPlan(
+        n=3, sampler=NOISE, sweep=["noise:0.2:relative"], lengths=[5, 6], maps=1, map_methods=["pca"]
+    )
+    phases = []
+    found = analyse(model, listed, plan, report=lambda phase, done, total: phases.append(phase))
+    assert {*PARTS, "about", "movement"} == set(found)
+    assert json.loads(write_analysis(tmp_path, found).read_text())["about"]["problems"] == 6
+    assert list(dict.fromkeys(phases)) == ["noise-free", "sampling", "diversity sweep", "T against N"]
+    # The second thought of this model reads out as the first step's value, whoever's chain is not its own.
+    named = found["read_out"]
+    assert named["names"][1][0]["mean"] > named["names_other"][1][0]["mean"]
+    with pytest.raises(ValueError, match="parts: got 'maps '"):
+        AnalysisPlan(parts=["maps "])
+    with pytest.raises(ValueError, match="problems: got none"):
+        analyse(model, [])
+
+
+RECIPE = {
+    "datasets": [
+        {"name": "five", "shipped": "test_5", "limit": 8},
+        {"name": "six", "shipped": "test_6", "limit": 8},
+    ],
+    "arms": [
+        {"name": "greedy", "sampler": "none", "n": 1},
+        {"name": "noise", "sampler": NOISE, "n": 4},
+        {"name": "masks", "sampler": "dropout:0.3", "scope": "prompt+latent", "n": 4},
+    ],
+}
+
+
+def test_a_recipe_is_analysed_with_the_sampler_of_its_arm() -> None:
+    recipe = as_recipe(RECIPE)
+    plan = AnalysisPlan(parts=["distances"], n=3)
+    first = analyse_recipe(recipe, plan, limit=4)["about"]
+    assert (first["dataset"], first["arm"], first["plan"]["sampler"]) == ("five", "noise", NOISE)
+    other = analyse_recipe(recipe, plan, dataset="six", arm="masks", limit=4)["about"]
+    assert (other["dataset"], other["problems"]) == ("six", 4)
+    assert (other["settings"]["p"], other["settings"]["scope"]) == (pytest.approx(0.3), "prompt+latent")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"dataset": "seven"}, "dataset: got 'seven'; allowed are five, six"),
+        ({"arm": "greedy"}, "arm: got 'greedy'; those that sample thoughts are noise, masks"),
+        ({"limit": 0}, "limit: got 0"),
+    ],
+)
+def test_what_a_recipe_does_not_have_is_named(given: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        analyse_recipe(as_recipe(RECIPE), **given)
+
+
+def test_the_command_takes_the_directory_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    arguments = [
+        "analyse",
+        str(tmp_path),
+        "--only",
+        "distances",
+        "--only",
+        "read_out",
+        "--limit",
+        "4",
+        "--n",
+        "3",
+    ]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "4 problems of five, arm noise, N = 3" in shown.output
+    assert {"distances", "read_out"} < set(json.loads((tmp_path / "analysis.json").read_text()))
+    bare = CliRunner().invoke(app, ["analyse", str(tmp_path / "recipe.yaml")])
+    assert isinstance(bare.exception, ValueError)
+    assert "out: not given" in str(bare.exception)
