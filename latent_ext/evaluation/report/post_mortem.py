@@ -25,8 +25,8 @@ class Missed:
         chosen: the answer that was taken instead; None for none.
         right: how many of the N trajectories gave the gold.
         n: trajectories.
-        rank: place of the best-scored right trajectory when the N are put in order of score, 1 for the first; None
-            without scores.
+        rank: place of the best-scored right trajectory when the N are put in order of score, 1 for the first, also
+            where it shares the score of the chosen one; None without scores.
     """
 
     id: str
