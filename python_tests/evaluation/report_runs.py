@@ -68,8 +68,15 @@ def write_run(
     (directory / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "recipe.yaml").write_text(f"model: made up\n# {HOSTILE}\n")
     attempts = [
-        {"at": "2026-01-01T00:00:00", "event": "start", "executor": "process", "workers": 2, "shard": "1/1"},
-        {"at": "2026-01-01T00:00:05", "seconds": 4.5, "failures": [], "worker": {"host": HOSTILE, "pid": 7}},
+        {
+            "at": "2026-01-01T00:00:00",
+            "event": "started",
+            "executor": "process",
+            "shard": "1/1",
+            "threads": 2,
+        },
+        {"at": "2026-01-01T00:00:05", "event": "batch", "seconds": 4.5, "host": HOSTILE, "pid": 7},
+        {"at": "2026-01-01T00:00:06", "event": "forced", "changed": [HOSTILE]},
     ]
     (directory / "attempts.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in attempts))
     if analysis:

@@ -205,18 +205,21 @@ def test_labels_at_the_ends_of_lines_do_not_overlap() -> None:
 
 def test_execution_facts_count_attempts_workers_and_failures() -> None:
     entries = [
-        {"at": "2026-01-01T00:00:00Z", "event": "start", "shard": "1/3", "threads": 2, "host": "secret"},
-        {"at": "2026-01-01T00:01:00Z", "seconds": 30, "failures": [{"id": "q"}], "worker": {"host": "a", "pid": 1}},
-        {"at": "2026-01-01T00:02:00Z", "event": "start", "shard": "1/3", "threads": 1},
-        {"at": "2026-01-01T00:03:00Z", "seconds": 12, "failures": [], "worker": {"host": "b", "pid": 1}},
-    ]  # fmt: skip
+        {"at": "2026-01-01T00:00:00Z", "event": "started", "shard": "1/3", "threads": 2, "host": "secret"},
+        {"at": "2026-01-01T00:01:00Z", "event": "batch", "seconds": 30, "host": "secret", "pid": 1},
+        {"at": "2026-01-01T00:01:30Z", "event": "failed", "id": "q", "error": "no"},
+        {"at": "2026-01-01T00:02:00Z", "event": "started", "shard": "1/3", "threads": 1},
+        {"at": "2026-01-01T00:03:00Z", "event": "batch", "seconds": 12, "host": "b", "pid": 1},
+        {"at": "2026-01-01T00:03:01Z", "event": "finished", "questions": 2},
+    ]
     facts = dict(execution_facts(entries))
-    assert facts["attempts"] == "2"
-    assert facts["worker processes, hosts"] == "2, 2"
+    assert facts["attempts"] == "2, of which 1 came to their end"
+    assert facts["processes, hosts"] == "2, 2"
     assert facts["failures on the way"] == "1"
-    assert facts["threads"] == "2, then 1"
-    assert facts["solving, summed over workers"] == "42 s"
-    assert "secret" not in facts.values()
+    assert (facts["shard"], facts["threads"]) == ("1/3", "2, then 1")
+    assert facts["time in solve, over all workers"] == "42 s in 2 batches"
+    assert "secret" not in "".join(facts.values())
+    assert dict(execution_facts([]))["attempts"] == "no attempts.jsonl"
 
 
 def test_names_that_leave_their_folder_do_not(tmp_path: Path) -> None:
