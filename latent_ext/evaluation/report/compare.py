@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latent_ext.evaluation.ledger import Line
+from latent_ext.evaluation.metrics import estimate
 from latent_ext.evaluation.report.run_files import Run
 from latent_ext.evaluation.shares import BEST, COVERAGE, MAJORITY, WEIGHTED, Pool
 from latent_ext.evaluation.statistics import paired_differences
 
 COLUMNS = (
     ("dataset", "text"), ("arm", "text"), ("method", "text"), ("N", "count"), ("questions", "count"),
-    ("first run", "count"), ("second run", "count"), ("second - first", "difference"),
+    ("first run", "share"), ("second run", "share"), ("second - first", "difference"),
 )  # fmt: skip
 
 
@@ -58,14 +60,13 @@ def _arm_rows(first: Run, second: Run, dataset: str, arm: str) -> list[list[Any]
         for one in run.settings["arms"]
     )
     if searches or widest == 1:
-        figures = {"own choice": [pool.chosen().mean(axis=0) for pool in pools]}
+        figures = {"own choice": [pool.chosen() for pool in pools]}
     else:
-        figures = {"pass@1": [pool.share(COVERAGE, 1).mean(axis=0) for pool in pools]}
-        figures |= {m: [pool.share(m, k).mean(axis=0) for pool in pools] for m, k in methods}
+        figures = {"pass@1": [pool.share(COVERAGE, 1) for pool in pools]}
+        figures |= {m: [pool.share(m, k) for pool in pools] for m, k in methods}
     seeds = min(pool.seeds for pool in pools)
-    found = paired_differences(
-        np.stack([after - before for before, after in figures.values()], axis=1), seeds
-    )
+    differences = [after.mean(axis=0) - before.mean(axis=0) for before, after in figures.values()]
+    found = paired_differences(np.stack(differences, axis=1), seeds)
     rows = []
     for (method, (before, after)), one in zip(figures.items(), found, strict=True):
         cell = {
@@ -73,9 +74,15 @@ def _arm_rows(first: Run, second: Run, dataset: str, arm: str) -> list[list[Any]
             "detectable": one.detectable, "reading": one.reading,
         }  # fmt: skip
         width = 1 if method == "pass@1" else widest
-        shares = [round(100 * float(values.mean()), 1) for values in (before, after)]
+        shares = [_share(pool, values) for pool, values in zip(pools, (before, after), strict=True)]
         rows.append([dataset, arm, method, width, len(shared), *shares, cell])
     return rows
+
+
+def _share(pool: Pool, values: NDArray[np.float64]) -> dict[str, Any]:
+    value = estimate(values.tolist())
+    low, high = value.interval
+    return {"mean": value.mean, "low": low, "high": high, "seeds": pool.seeds, "problems": value.problems}
 
 
 def _by_question(lines: list[Line], seeds: list[int]) -> dict[tuple[int, str, str], list[Line]]:
