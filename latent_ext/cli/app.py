@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
+from latent_ext.cli.analyse import EXAMPLES as ANALYSE_EXAMPLES
+from latent_ext.cli.analyse import analyse
 from latent_ext.cli.annotate import EXAMPLES as ANNOTATE_EXAMPLES
 from latent_ext.cli.annotate import annotate
 from latent_ext.cli.convert import EXAMPLES as CONVERT_EXAMPLES
@@ -22,6 +24,8 @@ from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
 from latent_ext.cli.merge import EXAMPLES as MERGE_EXAMPLES
 from latent_ext.cli.merge import merge
+from latent_ext.cli.report import EXAMPLES as REPORT_EXAMPLES
+from latent_ext.cli.report import report
 from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
 from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
@@ -44,6 +48,8 @@ _COMMANDS = (
     (solve, SOLVE_EXAMPLES),
     (evaluate, EVALUATE_EXAMPLES),
     (merge, MERGE_EXAMPLES),
+    (analyse, ANALYSE_EXAMPLES),
+    (report, REPORT_EXAMPLES),
     (annotate, ANNOTATE_EXAMPLES),
     (train_rm, TRAIN_RM_EXAMPLES),
     (convert, CONVERT_EXAMPLES),
@@ -84,7 +90,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
     except MemoryError:
         return _refuse("not enough memory; ask for fewer trajectories with --n")
-    except (ValueError, OverflowError, RuntimeError, OSError) as error:
+    except (ValueError, OverflowError, RuntimeError, OSError, ModuleNotFoundError) as error:
         return _refuse(str(error) or type(error).__name__)
     return 0
 

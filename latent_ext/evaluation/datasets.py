@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from latent_ext.evaluation.arithmetic import generate
@@ -89,7 +89,7 @@ def _with_golds(problems: Sequence[NamedProblem], name: str, checker: Checker) -
             gold = checker.gold(gold_text(problem.answer))
         except ValueError as error:
             raise ProblemError(f"{where}: {error}") from None
-        yield NamedProblem(problem.id, problem.question, gold)
+        yield replace(problem, answer=gold)
 
 
 def _from_hub(spec: DatasetSpec) -> Iterable[NamedProblem]:
@@ -120,4 +120,4 @@ def _generated(asked: dict[str, Any]) -> Iterable[NamedProblem]:
         except ImportError:
             raise ValueError(f"shift: got {shift!r}; allowed is none") from None
         drawn = shifts.problems(shift, count=count, seed=seed)
-    return [NamedProblem(problem.id, problem.question, problem.answer) for problem in drawn]
+    return [NamedProblem(problem.id, problem.question, problem.answer, problem.steps) for problem in drawn]

@@ -19,11 +19,12 @@ class ProblemError(ValueError):
 
 @dataclass(frozen=True)
 class NamedProblem:
-    """A question, its name in the file, and its gold answer (None where the file gives none)."""
+    """A question, its name in the file, its gold answer (None where the file gives none) and the steps of its chain."""
 
     id: str
     question: str
     answer: str | None
+    steps: tuple[str, ...] = ()
 
 
 def read_problems(
@@ -110,7 +111,15 @@ def as_problem(
         )
     if not (_is_number(name) or _is_text(name)):
         raise ProblemError(f"file: {where} has {called['id']} {shown(name)}; a text or a number is needed")
-    return NamedProblem(str(name), question, None if answer is None else str(answer))
+    return NamedProblem(
+        str(name), question, None if answer is None else str(answer), _chain(item.get("steps"))
+    )
+
+
+def _chain(steps: object) -> tuple[str, ...]:
+    # Other datasets may call something else "steps": what is no list of texts is no chain.
+    known = isinstance(steps, list) and all(_is_text(step) for step in steps)
+    return tuple(steps) if known else ()  # type: ignore[arg-type]
 
 
 def _lines(text: str, name: str, columns: Mapping[str, str] | None) -> Iterator[NamedProblem]:
