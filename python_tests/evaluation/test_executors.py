@@ -82,7 +82,9 @@ def test_ray_on_two_nodes_gives_the_bytes_of_a_single_run(
     try:
         cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
         greedy = choose_executor("ray", workers=3, address=cluster.address, patience=2.0)
-        with pytest.raises(ValueError, match=r"workers: got 3 of 1 CPUs each; the cluster's nodes have 1, 1 CPUs"):
+        with pytest.raises(
+            ValueError, match=r"workers: got 3 of 1 CPUs each; the cluster's nodes have 1, 1 CPUs"
+        ):
             run(tmp_path / "run", executor=greedy)
         wide = choose_executor("ray", workers=1, threads=2, address=cluster.address, patience=2.0)
         with pytest.raises(ValueError, match=r"workers: got 1 of 2 CPUs each; .* room for 0"):

@@ -21,7 +21,17 @@ TOTAL = QUESTIONS * 4 * 2
 
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "evaluate", str(recipe), "--out", str(out), "--batch", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "latent_ext.cli.app",
+        "evaluate",
+        str(recipe),
+        "--out",
+        str(out),
+        "--batch",
+        "2",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -111,11 +111,13 @@ def test_a_thousand_million_aliases_cost_nothing(tmp_path: Path) -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 9))
     for text in (bomb, bomb + "seeds: *a8", bomb.replace("a8:", "arms:") + "datasets: [1]"):
-        with pytest.raises(ValueError, match="recipe|seeds|arms"):
+        with pytest.raises(ValueError, match=r"recipe|seeds|arms"):
             read_recipe(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", ["n", "=1", "arms.absent.n=1", "arms.9.n=1", "arms.noise.n.x=1", "seeds=[", "no.such=1"])
+@pytest.mark.parametrize(
+    "text", ["n", "=1", "arms.absent.n=1", "arms.9.n=1", "arms.noise.n.x=1", "seeds=[", "no.such=1"]
+)
 def test_a_set_that_leads_nowhere_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="set: got"):
         read_recipe(SHIPPED, [text])
