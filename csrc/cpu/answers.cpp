@@ -32,9 +32,10 @@ struct Group {
   std::vector<const float*> inputs;
   std::vector<int64_t> positions;
   std::vector<TokenChoice> choices;
-  std::vector<Scratch> logits;  // by member, one block; with top_p < 1 the first holds all, [blocks, rows, block]
-  std::vector<float> least_logits;  // [rows], with top_p < 1
-  std::vector<NucleusScratch> nucleus;  // by member
+  std::vector<Scratch>
+      logits;  // by member, one block; with top_p < 1 the first holds all, [blocks, rows, block]
+  std::vector<float> least_logits;             // [rows], with top_p < 1
+  std::vector<NucleusScratch> nucleus;         // by member
   std::vector<std::vector<float>> row_logits;  // by member, [blocks, block] of one row
   std::vector<float> logprob;
   Positions both;
@@ -153,7 +154,8 @@ void block_logits(const Pass& pass, int64_t count, int64_t block, float* logits)
 }
 
 // Which tokens a member's share of rows may draw, from all their logits, [blocks, count, kVocabularyBlock].
-void find_nuclei(const AnswersCall& call, const Pass& pass, Group& group, int64_t count, const float* logits) {
+void find_nuclei(const AnswersCall& call, const Pass& pass, Group& group, int64_t count,
+                 const float* logits) {
   const int64_t blocks = Group::blocks(call);
   const Share rows = share_of(pass.member, count);
   std::vector<float>& row = group.row_logits[pass.member.rank];

@@ -172,8 +172,12 @@ void shift_values(const Pass& pass, int64_t l, int64_t rows) {
   PassBuffers& buffers = pass.buffers;
   run_linear(pass, layer.value_right, buffers.normed.get(), rows, Activation::kNone, buffers.spectrum.get());
   const Share share = share_of(pass.member, rows);
-  const SpectrumCall call = {model.value_rank, pass.draws.svp, buffers.keys.data(), pass.draws.seed,
-                             layer_site(l, kLayerValueNoise), buffers.spectrum.get()};
+  const SpectrumCall call = {model.value_rank,
+                             pass.draws.svp,
+                             buffers.keys.data(),
+                             pass.draws.seed,
+                             layer_site(l, kLayerValueNoise),
+                             buffers.spectrum.get()};
   pass.kernels.scale_spectrum(call, share.first, share.last);
   pass.member.wait();
   run_linear(pass, layer.value_left, buffers.spectrum.get(), rows, Activation::kNone,

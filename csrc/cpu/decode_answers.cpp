@@ -32,8 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> decode_answers(
     std::optional<Tensor> thought, const Tensor& first_token, const Tensor& keys, const Tensor& seed,
     const Tensor& prompt_index, const Tensor& prompt_len, const Tensor& prefix_key,
     const Tensor& prefix_value, const Tensor& suffix_key, const Tensor& suffix_value, const Tensor& ancestry,
-    const Tensor& suffix_len, double temperature, double top_p, int64_t max_tokens,
-    int64_t end_of_sequence) {
+    const Tensor& suffix_len, double temperature, double top_p, int64_t max_tokens, int64_t end_of_sequence) {
   const PackedModel model = check_packed_model("model", model_bytes);
   STD_TORCH_CHECK(model.vocabulary > 0, "model must have an LM head");
   const float* positions = check_position_embedding("position_embedding", position_embedding, model);

@@ -195,9 +195,12 @@ class Rollout {
   // Thought t (0, 1, ...) of rows [first, last), and its score.
   void step(Group& group, const Member& member, int64_t t, int64_t first, int64_t last) {
     const int64_t count = last - first;
-    const Pass pass = {*call_.generator.model, kernels_,
-                       group.buffers,          member,
-                       call_.draws,          call_.generator.position_embedding};
+    const Pass pass = {*call_.generator.model,
+                       kernels_,
+                       group.buffers,
+                       member,
+                       call_.draws,
+                       call_.generator.position_embedding};
     const int64_t hidden = pass.model.hidden;
     if (t == 0 && call_.first_is_hidden) {
       const Share share = share_of(member, count);

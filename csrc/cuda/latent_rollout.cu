@@ -146,8 +146,8 @@ void latent_rollout(const Tensor& model_bytes, Maybe position_embedding, const T
                     int64_t suffix_len, Maybe reward_bytes, Maybe reward_position_embedding,
                     Maybe reward_prompt_index, Maybe reward_prompt_len, Maybe reward_prefix_key,
                     Maybe reward_prefix_value, double p, bool per_trajectory, bool embedding, double svp,
-                    double sigma,                     bool relative, int64_t questions, std::vector<int64_t> keep, int64_t candidates,
-                    const Tensor& thoughts, Maybe step_scores, const Tensor& lineage,
+                    double sigma, bool relative, int64_t questions, std::vector<int64_t> keep,
+                    int64_t candidates, const Tensor& thoughts, Maybe step_scores, const Tensor& lineage,
                     const Tensor& final_keys, const Tensor& final_prompts, Maybe model_header,
                     Maybe reward_header, std::string rung) {
   const ArgumentCheck check("latent_rollout", "prefix_key", prefix_key);
