@@ -135,7 +135,8 @@ class EvaluationRecipe:
             {"name": arm.name, **arm.settings, **({} if arm.reward is None else {"reward": arm.reward})}
             for arm in self.arms
         ]
-        return listed | {"seeds": list(self.seeds), "at": list(self.at)}
+        # No reward is said, since leaving it out means the shipped one.
+        return listed | {"reward": self.reward, "seeds": list(self.seeds), "at": list(self.at)}
 
     def to_yaml(self) -> str:
         """Canonical YAML: one text per recipe, whatever its file looked like."""

@@ -44,8 +44,8 @@ class ProcessExecutor:
         # CUDA does not survive a fork, and neither do the threads of the compiled ops.
         context = multiprocessing.get_context("spawn")
         places = context.Queue()
-        for place in [*devices] or [None] * self.workers:
-            places.put(place)
+        for number in range(self.workers):
+            places.put(devices[number] if devices else None)
         pool = ProcessPoolExecutor(self.workers, context, _start, (recipe, self.threads, places))
         try:
             yield from _finished(pool, units, 2 * self.workers)
