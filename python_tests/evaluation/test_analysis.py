@@ -254,10 +254,9 @@ def test_a_sweep_grows_in_diversity_and_starts_at_none(
         diversity_sweep(model, *problems, ["noise:0.2", "nonsense:1"], n=4)
 
 
-def test_a_longer_thought_buys_fewer_trajectories() -> None:
-    bought = [equal_compute(160, thoughts, 3.0) for thoughts in (1, 6, 12)]
-    assert bought == [32, 16, 10]
-    assert equal_compute(1, 6, 3.0) == 1
+def test_dearer_trajectories_are_fewer() -> None:
+    assert [equal_compute(160, each) for each in (5.0, 10.0, 16.0)] == [32, 16, 10]
+    assert equal_compute(1, 10.0) == 1
 
 
 def test_steps_against_width_spends_nearly_the_same_at_every_length(

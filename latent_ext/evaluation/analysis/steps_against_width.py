@@ -10,6 +10,8 @@ from latent_ext.evaluation.metrics import Estimate, correct_flags, estimate, pas
 from latent_ext.models import LatentModel
 from latent_ext.search import Result, majority_vote, solve
 
+_PILOT = 4
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -34,16 +36,16 @@ class Budget:
     majority: Estimate
 
 
-def equal_compute(budget: int, thoughts: int, answer_tokens: float) -> int:
-    """Trajectories that `budget` passes through the body pay for, at least 1.
+def equal_compute(budget: float, passes_each: float) -> int:
+    """Trajectories that `budget` passes through the body pay for at `passes_each`, at least 1.
 
     A trajectory takes one pass per thought (the first comes from the prompt's last token), one over the last thought,
     one over the end token, and one per answer token but the last. The prompt, read once, is the same for every N and T.
 
-    >>> equal_compute(160, 6, 3.0)
+    >>> equal_compute(160, 10.0)
     16
     """
-    return max(1, round(budget / _passes(thoughts, answer_tokens)))
+    return max(1, round(budget / passes_each))
 
 
 def steps_against_width(
@@ -59,7 +61,8 @@ def steps_against_width(
 ) -> list[Budget]:
     """Runs the model with another number of thoughts T, and with as many trajectories as the budget then pays for.
 
-    A model trained with one T is off its training distribution at every other; `Budget.greedy` shows what that costs.
+    A model that was trained with one T is off its training distribution at every other; `Budget.greedy` shows what that
+    costs, or gains.
 
     Args:
         model: generator whose family has a fixed T.
@@ -86,8 +89,9 @@ def steps_against_width(
         longer: Any = replace(model, family=replace(model.family, latent_length=length))  # type: ignore[type-var]
         common = {"decode": "all", **settings}
         greedy = solve(longer, list(questions), n=1, sampler="none", **common)
-        answer_tokens = _mean([len(r.trajectories[0].tokens or ()) for r in greedy])
-        n = equal_compute(budget, length, answer_tokens)
+        # Answers of sampled thoughts may be longer: what a trajectory costs is read off the first few of the N.
+        pilot = solve(longer, list(questions), n=_PILOT, sampler=sampler, **common)
+        n = equal_compute(budget, _mean([passes(result) for result in pilot]) / _PILOT)
         results = solve(longer, list(questions), n=n, sampler=sampler, **common)
         pairs = list(zip(results, golds, strict=True))
         right = [sum(correct_flags(r, g)) for r, g in pairs]
@@ -109,11 +113,7 @@ def steps_against_width(
 
 def passes(result: Result) -> float:
     """Passes through the body that a result's decoded trajectories took, prompt apart."""
-    return sum(_passes(t.steps or 0, len(t.tokens or ())) for t in result.trajectories)
-
-
-def _passes(thoughts: int, answer_tokens: float) -> float:
-    return thoughts + 1 + max(answer_tokens, 1)
+    return sum((t.steps or 0) + 1 + max(len(t.tokens or ()), 1) for t in result.trajectories)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -109,8 +109,8 @@ def steps_figure(analysis: dict[str, Any]) -> Figure | None:
     return Figure(
         "steps-against-width",
         "Longer thoughts or more of them, at equal compute",
-        f"{found['budget']} passes through the body a question at every T. Dotted: the model's own T = {own}; at any other "
-        "it is off its training distribution. Bands: 95 % over questions.",
+        f"{found['budget']} passes through the body a question at every T, prompt apart. Dotted: the model's own T = {own}. "
+        "Bands: 95 % over questions.",
         draw,
         ("T", "N", "passes", *(f"{m}{e}" for m in colours for e in ("", " low", " high"))),
         [
