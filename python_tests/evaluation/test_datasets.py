@@ -49,7 +49,10 @@ def test_columns_of_another_name_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"question": "q", "answer": "twelve"}', r"dataset mine: problem 2 \(id 2\): got answer 'twelve'; a number"),
+        (
+            '{"question": "q", "answer": "twelve"}',
+            r"dataset mine: problem 2 \(id 2\): got answer 'twelve'; a number",
+        ),
         ('{"question": "q"}', r"dataset mine: problem 2 \(id 2\) has no answer"),
         ('{"question": "q", "answer": "1 ####"}', "got answer ''"),
         ('{"question": "", "answer": "1"}', "mine.jsonl, line 2 has question ''"),

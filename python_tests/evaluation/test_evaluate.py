@@ -103,7 +103,9 @@ def test_overlapping_runs_merge_and_differing_results_do_not(whole: Path, tmp_pa
     cut(whole, changed, 20)
     text = (changed / "ledger.jsonl").read_text()
     (changed / "ledger.jsonl").write_text(text.replace('"finished":[true]', '"finished":[false]', 1))
-    with pytest.raises(LedgerError, match=r"dataset five, arm greedy, seed 0, question 0 that differ in finished"):
+    with pytest.raises(
+        LedgerError, match=r"dataset five, arm greedy, seed 0, question 0 that differ in finished"
+    ):
         merge_runs([whole, changed], tmp_path / "refused")
     with pytest.raises(LedgerError, match="holds a ledger already"):
         merge_runs([whole], tmp_path / "merged")
@@ -115,12 +117,16 @@ def test_runs_of_other_settings_do_not_merge(whole: Path, tmp_path: Path) -> Non
         merge_runs([whole, tmp_path / "other"], tmp_path / "merged")
 
 
-def test_changed_settings_are_refused_by_name_and_forced_ones_keep_what_fits(whole: Path, tmp_path: Path) -> None:
+def test_changed_settings_are_refused_by_name_and_forced_ones_keep_what_fits(
+    whole: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "cut"
     cut(whole, out, 56)
     before = (out / "ledger.jsonl").read_bytes()
     fewer = small_recipe(arms=plain_recipe()["arms"][:2], seeds=[0, 4])
-    with pytest.raises(LedgerError, match=r"other settings: arms \(token, beam\); seeds \(\[0, 3\], now \[0, 4\]\)"):
+    with pytest.raises(
+        LedgerError, match=r"other settings: arms \(token, beam\); seeds \(\[0, 3\], now \[0, 4\]\)"
+    ):
         run(out, fewer)
     assert (out / "ledger.jsonl").read_bytes() == before
     # Of seed 0 there is everything; of seed 4 nothing.
@@ -129,7 +135,9 @@ def test_changed_settings_are_refused_by_name_and_forced_ones_keep_what_fits(who
     assert any(entry["event"] == "forced" for entry in attempts(out))
 
 
-def test_two_writers_of_one_run_are_refused(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_writers_of_one_run_are_refused(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
     refusals = []
 

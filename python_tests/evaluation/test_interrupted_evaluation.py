@@ -15,13 +15,23 @@ import yaml
 
 from python_tests.evaluation.runs import plain_recipe, results, run, small_recipe
 
-QUESTIONS = 60
+QUESTIONS = 20
 DATASETS = [{"name": "five", "shipped": "test_5", "limit": QUESTIONS}]
 TOTAL = QUESTIONS * 4 * 2
 
 
 def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "evaluate", str(recipe), "--out", str(out), "--batch", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "latent_ext.cli.app",
+        "evaluate",
+        str(recipe),
+        "--out",
+        str(out),
+        "--batch",
+        "2",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -115,7 +115,9 @@ def test_a_thousand_million_aliases_cost_nothing(tmp_path: Path) -> None:
             read_recipe(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", ["n", "=1", "arms.absent.n=1", "arms.9.n=1", "arms.noise.n.x=1", "seeds=[", "no.such=1"])
+@pytest.mark.parametrize(
+    "text", ["n", "=1", "arms.absent.n=1", "arms.9.n=1", "arms.noise.n.x=1", "seeds=[", "no.such=1"]
+)
 def test_a_set_that_leads_nowhere_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="set: got"):
         read_recipe(SHIPPED, [text])

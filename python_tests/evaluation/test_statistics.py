@@ -90,7 +90,9 @@ def test_what_is_no_table_is_refused(values: np.ndarray) -> None:
         paired_differences(values, 1)
 
 
-def test_coverage_is_the_mean_over_all_subsets_and_rules_over_disjoint_groups(generator: torch.Generator) -> None:
+def test_coverage_is_the_mean_over_all_subsets_and_rules_over_disjoint_groups(
+    generator: torch.Generator,
+) -> None:
     correct = numpy_generator(generator).random((20, 8)) < 0.3
     pool = lines_of(correct, None)
     for k in (1, 3, 8):
