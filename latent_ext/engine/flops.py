@@ -14,13 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import nn
-
 from latent_ext.engine.base import Beam
 from latent_ext.engine.beam import beam_widths
-from latent_ext.models.blocks import blocks_of
-from latent_ext.models.depth import DepthSteps
-from latent_ext.models.family import HeadStage, ThoughtHead
+from latent_ext.engine.operations import Operations, why_uncounted
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
@@ -67,48 +63,6 @@ class Cost:
         """What ledgers and results record: prompt_tokens, thoughts, answer_tokens, reward_positions, flops."""
         names = ("prompt_tokens", "thoughts", "answer_tokens", "reward_positions", "flops")
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class BodyOperations:
-    """Operations of one position in a transformer body.
-
-    Attributes:
-        linear: of all linear layers.
-        per_key: of attention, for each position that is seen.
-        hidden: width of its output.
-    """
-
-    linear: int
-    per_key: int
-    hidden: int
-
-    @classmethod
-    def of(cls, body: Any) -> BodyOperations:
-        """Counted from the matrices of a ``GPT2Model``, ``LlamaModel`` or ``Qwen2Model``, adapters included.
-
-        Raises:
-            TypeError: for another body.
-        """
-        blocks = blocks_of(body)
-        matrices = [
-            weight
-            for module in body.modules()
-            if not isinstance(module, nn.Embedding)
-            for weight in module.parameters(recurse=False)
-            if weight.dim() == 2
-        ]
-        linear = 2 * sum(weight.numel() for weight in matrices)
-        return cls(linear, 4 * blocks.layers * blocks.heads * blocks.head_dim, blocks.hidden_size)
-
-    def read(self, first: int, last: int) -> int:
-        """Operations of reading positions first .. last - 1, each seeing itself and all before it."""
-        seen = (last * (last + 1) - first * (first + 1)) // 2
-        return (last - first) * self.linear + seen * self.per_key
-
-    def head(self, outputs: int) -> int:
-        """Operations of a linear head on one position."""
-        return 2 * self.hidden * outputs
 
 
 class Solved(Protocol):
@@ -235,54 +189,19 @@ class _Question:
 
 
 def _sum(model: LatentModel, reward: LatentRM | None, runs: Sequence[_Question]) -> Cost:
-    why = _why_uncounted(model, reward)
-    operations = None if why is not None else _Operations(model, reward)
+    why = why_uncounted(model, reward)
+    operations = None if why is not None else Operations(model, reward)
     total = Cost() if why is None else Cost(flops=None, phases={}, uncounted=why)
     for run in runs:
         total = total + _count(model, reward, run, operations, why)
     return total
 
 
-def _why_uncounted(model: LatentModel, reward: LatentRM | None) -> str | None:
-    feedback = model.feedback
-    if isinstance(feedback, DepthSteps):
-        return "thoughts are depth steps of one token"
-    if not isinstance(feedback, ThoughtHead):
-        return f"thoughts are formed by a rule in Python ({type(feedback).__name__})"
-    if model.semantics.stop != "fixed":
-        return "rows stop by themselves"
-    if model.semantics.pads != "masked":
-        return "questions are read with visible pads"
-    if reward is not None and reward.reference != "none":
-        return "the LatentRM reads a noise-free answer, of which results do not tell the length"
-    return None
-
-
-class _Operations:
-    """The operations of a generator and its LatentRM, per position."""
-
-    def __init__(self, model: LatentModel, reward: LatentRM | None) -> None:
-        head = model.feedback
-        assert isinstance(head, ThoughtHead)
-        self.generator = BodyOperations.of(model.body)
-        self.token = self.generator.head(len(model.answer_head))
-        self.thought = _stages(head.stages)
-        self.deviation = 0 if head.log_std is None else _stages((head.log_std,))
-        self.reward = None if reward is None else BodyOperations.of(reward.module.body)
-        self.score = 0 if reward is None else _stages(reward.stages) + 2 * len(reward.head_weight)
-
-
-def _stages(stages: Sequence[HeadStage]) -> int:
-    return sum(
-        2 * stage.weight.numel() for stage in stages if stage.kind == "linear" and stage.weight is not None
-    )
-
-
 def _count(
     model: LatentModel,
     reward: LatentRM | None,
     run: _Question,
-    operations: _Operations | None,
+    operations: Operations | None,
     why: str | None,
 ) -> Cost:
     rows = 1 if run.one_for_all else run.rows
@@ -312,7 +231,7 @@ def _count(
 
 
 def _count_scores(
-    reward: LatentRM, run: _Question, operations: _Operations, forming: Sequence[int], phases: dict[str, int]
+    reward: LatentRM, run: _Question, operations: Operations, forming: Sequence[int], phases: dict[str, int]
 ) -> int:
     """Adds the LatentRM's operations to `phases`; returns the positions that it read."""
     body, length, steps = operations.reward, run.length, len(forming)

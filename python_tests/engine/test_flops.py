@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import latent_ext
-from latent_ext.engine.flops import PHASES, BodyOperations, Cost, cost_of, expand
+from latent_ext.engine.flops import PHASES, Cost, cost_of, expand
+from latent_ext.engine.operations import BodyOperations
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
 
