@@ -113,6 +113,11 @@ def evaluate(
             run.log({"event": "batch", **place, **done, **outcome.worker})
             if progress is not None:
                 progress(len(run.lines) + len(failures), len(expected))
+        if len(run.lines) + len(failures) != len(expected):
+            raise RuntimeError(
+                f"executor: {executor.name!r} gave {len(run.lines) + len(failures)} results of {len(expected)}; what "
+                "came is in the ledger, and the same call goes on from there"
+            )
         summary = summarise(run.lines, run.settings)
         run.finish(summary, [one.name for one in datasets], [arm.name for arm in recipe.arms])
         finished = len(run.lines) - before

@@ -8,8 +8,8 @@ runs that were interrupted, sharded or spread over machines have the same lines,
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ def as_line(text: bytes, where: str) -> Line:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _count(value: object) -> bool:

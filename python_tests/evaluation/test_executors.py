@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -29,8 +30,6 @@ def test_processes_give_the_bytes_of_a_single_run_and_one_that_dies_loses_nothin
 
     def kill_its_worker(done: int, total: int) -> None:
         if 0 < done < total and not killed:
-            import json
-
             batches = [json.loads(line) for line in (out / "attempts.jsonl").read_text().splitlines()]
             killed.append(batches[-1]["pid"])
             os.kill(killed[0], signal.SIGKILL)
@@ -76,7 +75,6 @@ def test_ray_on_two_nodes_gives_the_bytes_of_a_single_run(
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # Too few for ray's own log directory name otherwise: socket paths have 107 bytes at most.
     arguments = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     try:

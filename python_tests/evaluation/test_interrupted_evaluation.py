@@ -15,7 +15,7 @@ import yaml
 
 from python_tests.evaluation.runs import plain_recipe, results, run, small_recipe
 
-QUESTIONS = 60
+QUESTIONS = 20
 DATASETS = [{"name": "five", "shipped": "test_5", "limit": QUESTIONS}]
 TOTAL = QUESTIONS * 4 * 2
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any
 
 import torch
@@ -69,9 +70,7 @@ def visible_devices() -> list[str]:
 def _finished(pool: ProcessPoolExecutor, units: Sequence[Unit], ahead: int) -> Iterator[Outcome]:
     """Outcomes as they come; no more than `ahead` units are sent off at a time, so that an interrupt waits for few."""
     waiting = iter(units)
-    running: set[Future[Outcome]] = {
-        pool.submit(_work, unit) for unit, _ in zip(waiting, range(ahead), strict=False)
-    }
+    running: set[Future[Outcome]] = {pool.submit(_work, unit) for unit in islice(waiting, ahead)}
     while running:
         done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:

@@ -58,7 +58,6 @@ class RayExecutor:
                 fn_constructor_args=(recipe, self.threads),
                 num_cpus=self.threads,
                 num_gpus=gpus,
-                max_restarts=-1,
             )
             for row in outcomes.iter_rows():
                 yield Outcome(**json.loads(row["outcome"]))

@@ -1,0 +1,251 @@
+"""Floating point operations of a run, from the shapes of the model and from what was really executed.
+
+Counted are the multiplications and additions of linear layers, of attention (scores and weighted sum over the positions
+that are seen) and of heads, for every position that was read: prompts once per question, or by each trajectory where the
+sampler acts on them; thoughts of all trajectories, pruned ones included; the LM head only where a token is drawn;
+answers as far as they were decoded. Not counted are norms, activations, softmax, random numbers, padding and what a
+causal mask hides. What a chunked best-of-N decodes and then discards for a better trajectory of a later chunk is not
+recorded in results, and so not counted either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from latent_ext.engine.base import Beam
+from latent_ext.engine.beam import beam_widths
+from latent_ext.engine.operations import Operations, why_uncounted
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
+
+PHASES = ("read_prompts", "sample", "read_reward_prompts", "score", "answer")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took, summed over its questions.
+
+    Attributes:
+        prompt_tokens: positions of prompts read by the generator: once per question, or once per trajectory.
+        thoughts: thoughts formed, those of pruned trajectories included.
+        answer_tokens: tokens drawn, the end of sequence included.
+        reward_positions: positions read by the LatentRM, prompts included.
+        flops: floating point operations; None where `uncounted` says why.
+        phases: the operations by phase, under the names in `PHASES`; empty where `flops` is None.
+        uncounted: why there is no count of operations; None where there is one.
+    """
+
+    prompt_tokens: int = 0
+    thoughts: int = 0
+    answer_tokens: int = 0
+    reward_positions: int = 0
+    flops: int | None = 0
+    phases: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    uncounted: str | None = None
+
+    def __add__(self, other: Cost) -> Cost:
+        why = self.uncounted or other.uncounted
+        known = self.flops is not None and other.flops is not None
+        return Cost(
+            self.prompt_tokens + other.prompt_tokens,
+            self.thoughts + other.thoughts,
+            self.answer_tokens + other.answer_tokens,
+            self.reward_positions + other.reward_positions,
+            (self.flops or 0) + (other.flops or 0) if known else None,
+            {name: self.phases[name] + other.phases[name] for name in PHASES} if known else {},
+            why,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ledgers and results record: prompt_tokens, thoughts, answer_tokens, reward_positions, flops."""
+        names = ("prompt_tokens", "thoughts", "answer_tokens", "reward_positions", "flops")
+        return {name: getattr(self, name) for name in names}
+
+
+class Solved(Protocol):
+    """What `latent_ext.solve` gives for a question, as far as it is counted; see `latent_ext.search.Result`."""
+
+    question: str
+    trajectories: list[Any]
+    settings: dict[str, Any]
+
+
+def cost_of(model: LatentModel, reward: LatentRM | None, results: Solved | Sequence[Solved]) -> Cost:
+    """What the runs behind `results` took.
+
+    Args:
+        model, reward: that they were run with; None for a run without a LatentRM.
+        results: one result of `latent_ext.solve`, or several.
+
+    Returns:
+        The sum over the questions. ``flops`` is None where operations do not follow from shapes: thoughts formed by a
+        rule in Python or by depth recurrence, rows that stop by themselves, pads that are visible, and a LatentRM that
+        reads a noise-free answer, of which results do not tell the length.
+    """
+    listed = results if isinstance(results, Sequence) else [results]
+    runs = []
+    for result in listed:
+        settings = result.settings
+        sampler = as_sampler(settings["sampler"], settings["scope"])
+        candidates = settings.get("candidates")
+        beam = None if candidates is None else Beam(settings["n"], candidates)
+        drawn = [
+            len(trajectory.tokens) + bool(trajectory.finished)
+            for trajectory in result.trajectories
+            if trajectory.tokens is not None
+        ]
+        thoughts = sum(trajectory.steps or 0 for trajectory in result.trajectories)
+        rows = len(result.trajectories) if beam is None else beam.keep * beam.candidates
+        length = len(model.encode(result.question))
+        runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, settings["engine"]))
+    return _sum(model, reward, runs)
+
+
+def expand(
+    model: LatentModel,
+    reward: LatentRM | None = None,
+    *,
+    prompt_tokens: int | Sequence[int],
+    answer_tokens: int,
+    n: int = 64,
+    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
+    scope: Scope | None = None,
+    beams: int | None = None,
+    candidates: int | None = None,
+    decoded: int | None = None,
+    engine: str = "native",
+) -> Cost:
+    """What a run would take, before it is run.
+
+    Args:
+        model, reward: as for `latent_ext.solve`.
+        prompt_tokens: length of one question's prompt, or of each of several.
+        answer_tokens: tokens that an answer is expected to take, the end of sequence included.
+        n: trajectories per question; not with `beams`.
+        sampler, scope: as for `latent_ext.solve`.
+        beams, candidates: of a beam search, both or neither.
+        decoded: answers decoded per question: 1 for best-of-N; default: those of all trajectories.
+        engine: "native", "modules" or "reference".
+
+    Raises:
+        ValueError: naming the argument that is not a whole number >= 1, or one of `beams`, `candidates` alone.
+    """
+    lengths = [prompt_tokens] if isinstance(prompt_tokens, int) else list(prompt_tokens)
+    numbers = {"n": n, "beams": beams, "candidates": candidates, "decoded": decoded}
+    for name, value in {
+        **numbers,
+        "answer_tokens": answer_tokens,
+        "prompt_tokens": min(lengths, default=1),
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}; a whole number >= 1 is needed")
+    if (beams is None) != (candidates is None):
+        raise ValueError(f"beams, candidates: got {beams} and {candidates}; both or neither are needed")
+    beam = None if beams is None or candidates is None else Beam(beams, candidates)
+    rows = n if beam is None else beam.keep * beam.candidates
+    left = n if beam is None else beam.keep
+    drawn = [answer_tokens] * min(decoded or left, left)
+    read_as = as_sampler(sampler, scope)
+    thoughts = left * model.family.latent_length
+    runs = [_Question(length, rows, read_as, beam, drawn, thoughts, engine) for length in lengths]
+    return _sum(model, reward, runs)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One question's run.
+
+    Attributes:
+        length: tokens of its prompt.
+        rows: trajectories that form the first thought.
+        drawn: tokens drawn for each decoded answer.
+        thoughts: of the trajectories that are left.
+        engine: "native", "modules" or "reference"; each leaves out what it can.
+    """
+
+    length: int
+    rows: int
+    sampler: Sampler
+    beam: Beam | None
+    drawn: Sequence[int]
+    thoughts: int
+    engine: str
+
+    @property
+    def shared(self) -> int:
+        """Prompt tokens that are read once for all trajectories."""
+        by_each = self.sampler.drops or self.engine == "reference"
+        if by_each and self.sampler.scope == "prompt+latent":
+            return 0
+        return self.length - 1 if by_each else self.length
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether trajectories without randomness are computed once."""
+        return self.sampler.deterministic and self.beam is None and self.engine != "reference"
+
+
+def _sum(model: LatentModel, reward: LatentRM | None, runs: Sequence[_Question]) -> Cost:
+    why = why_uncounted(model, reward)
+    operations = None if why is not None else Operations(model, reward)
+    total = Cost() if why is None else Cost(flops=None, phases={}, uncounted=why)
+    for run in runs:
+        total = total + _count(model, reward, run, operations, why)
+    return total
+
+
+def _count(
+    model: LatentModel,
+    reward: LatentRM | None,
+    run: _Question,
+    operations: Operations | None,
+    why: str | None,
+) -> Cost:
+    rows = 1 if run.one_for_all else run.rows
+    steps, length, shared = model.family.latent_length, run.length, run.shared
+    prompt_tokens = shared + rows * (length - shared)
+    if operations is None:
+        return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, why)
+    widths = beam_widths(run.beam, run.rows, steps)
+    # Rows that form thought t, and that read it, of all thoughts but the last, which the answer reads.
+    forming = [rows, *(width for _, width in widths[:-1])] if widths else [rows] * steps
+    reading = forming[1:]
+    body = operations.generator
+    phases = dict.fromkeys(PHASES, 0)
+    phases["read_prompts"] = body.read(0, shared)
+    phases["sample"] = rows * body.read(shared, length)
+    for t, count in enumerate(reading):
+        phases["sample"] += count * body.read(length + t, length + t + 1)
+    form = operations.thought + (operations.deviation if run.sampler.draws_from_head else 0)
+    phases["sample"] += sum(forming) * form
+    first = length + max(steps - 1, 0)
+    for tokens in run.drawn:
+        phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
+    positions = 0
+    if reward is not None and operations.reward is not None:
+        positions = _count_scores(reward, run, operations, forming, phases)
+    return Cost(prompt_tokens, sum(forming), sum(run.drawn), positions, sum(phases.values()), phases, why)
+
+
+def _count_scores(
+    reward: LatentRM, run: _Question, operations: Operations, forming: Sequence[int], phases: dict[str, int]
+) -> int:
+    """Adds the LatentRM's operations to `phases`; returns the positions that it read."""
+    body, length, steps = operations.reward, run.length, len(forming)
+    assert body is not None
+    # Only the native engine scores the trajectories of a deterministic run once.
+    counts = list(forming) if not run.one_for_all or run.engine == "native" else [run.rows] * steps
+    if reward.positions == "published" or run.engine == "reference":
+        # Every sequence from its beginning; in a beam search the reference reads each prefix anew, and the end once more.
+        whole = [(count, t + 1) for t, count in enumerate(counts)] if run.beam is not None else []
+        whole.append((run.rows if run.beam is None else run.beam.keep, steps))
+        for count, thoughts in whole:
+            phases["score"] += count * (body.read(0, length + thoughts) + thoughts * operations.score)
+        return sum(count * (length + thoughts) for count, thoughts in whole)
+    phases["read_reward_prompts"] += body.read(0, length)
+    for t, count in enumerate(counts):
+        phases["score"] += count * (body.read(length + t, length + t + 1) + operations.score)
+    return length + sum(counts)

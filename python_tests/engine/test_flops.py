@@ -1,0 +1,167 @@
+"""Operations are those that PyTorch counts when the reference engine runs, and those counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from random_models import BODIES, QUESTIONS, random_model, random_reward
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+
+import latent_ext
+from latent_ext.engine.flops import PHASES, Cost, cost_of, expand
+from latent_ext.engine.operations import BodyOperations
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.rewards.latent_rm import LatentRM
+
+ASKED = QUESTIONS[1:]
+
+
+def hidden_by_the_mask(body: BodyOperations, length: int) -> int:
+    """PyTorch's counter takes every key for every query of a pass; the mask hides some of them."""
+    return body.per_key * length * (length - 1) // 2
+
+
+def counted_models(body: str, generator: torch.Generator, **settings: str) -> tuple[LatentModel, LatentRM]:
+    """With attention in plain products: PyTorch's counter does not know the fused one on CPU."""
+    model, reward = BODIES[body][0](generator, **settings), BODIES[body][1](generator)
+    model.hf.set_attn_implementation("eager")
+    reward.module.body.set_attn_implementation("eager")
+    return model, reward
+
+
+def masked(
+    model: LatentModel, reward: LatentRM, lengths: list[int], whole_prompt_rows: int, scored: list
+) -> int:
+    generator, scorer = BodyOperations.of(model.body), BodyOperations.of(reward.module.body)
+    total = 0
+    for length in lengths:
+        if whole_prompt_rows:
+            total += whole_prompt_rows * hidden_by_the_mask(generator, length)
+        else:
+            total += hidden_by_the_mask(generator, length - 1)
+        total += sum(rows * hidden_by_the_mask(scorer, length + steps) for rows, steps in scored)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scope", "head"),
+    [
+        ("none", "latent", "none"),
+        ("noise:0.4", "latent", "projector"),
+        ("dropout:0.2", "prompt+latent", "none"),
+    ],
+)
+@pytest.mark.parametrize("body", BODIES)
+def test_the_count_is_what_pytorch_counts_when_the_reference_engine_runs(
+    generator: torch.Generator, body: str, sampler: str, scope: str, head: str
+) -> None:
+    model, reward = counted_models(body, generator, head=head)
+    with FlopCounterMode(display=False) as counter:
+        results = latent_ext.solve(
+            model, ASKED, n=3, sampler=sampler, scope=scope, reward=reward, engine="reference",
+            decode="all", max_answer_tokens=4,
+        )  # fmt: skip
+    cost = cost_of(model, reward, results)
+    lengths = [len(model.encode(question)) for question in ASKED]
+    steps = model.family.latent_length
+    unseen = masked(model, reward, lengths, 3 if scope == "prompt+latent" else 0, [(3, steps)])
+    assert cost.flops == counter.get_total_flops() - unseen
+    assert cost.flops == sum(cost.phases.values())
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_count_of_a_beam_search_is_what_pytorch_counts(generator: torch.Generator, body: str) -> None:
+    model, reward = counted_models(body, generator)
+    with FlopCounterMode(display=False) as counter:
+        results = latent_ext.solve(
+            model, ASKED, select="beam", beams=2, candidates=3, sampler="noise:0.4", reward=reward,
+            engine="reference", max_answer_tokens=4,
+        )  # fmt: skip
+    steps = model.family.latent_length
+    scored = [(6, t + 1) for t in range(steps)] + [(2, steps)]
+    lengths = [len(model.encode(question)) for question in ASKED]
+    cost = cost_of(model, reward, results)
+    assert cost.flops == counter.get_total_flops() - masked(model, reward, lengths, 0, scored)
+    assert cost.thoughts == len(ASKED) * 6 * steps
+
+
+@pytest.mark.parametrize("engine", ["native", "modules"])
+def test_engines_that_share_work_are_charged_for_what_they_do(
+    generator: torch.Generator, engine: str
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    length, steps, n = len(model.encode(ASKED[0])), model.family.latent_length, 4
+
+    def cost(sampler: str, **settings: object) -> Cost:
+        results = latent_ext.solve(
+            model, ASKED[0], n=n, sampler=sampler, engine=engine, max_answer_tokens=4, **settings
+        )  # type: ignore[arg-type]
+        return cost_of(model, settings.get("reward"), results)  # type: ignore[arg-type]
+
+    assert cost("noise:0.4").prompt_tokens == length
+    assert cost("dropout:0.2").prompt_tokens == length - 1 + n
+    assert cost("dropout:0.2", scope="prompt+latent").prompt_tokens == n * length
+    assert cost("none").thoughts == steps
+    assert cost("noise:0.4").thoughts == n * steps
+    best, voted = cost("noise:0.4", reward=reward), cost("noise:0.4", reward=reward, decode="all")
+    assert best.reward_positions == voted.reward_positions == length + n * steps
+    assert best.phases["sample"] == voted.phases["sample"]
+    assert 0 < best.phases["answer"] < voted.phases["answer"]
+    assert cost("noise:0.4").phases["score"] == 0
+
+
+def test_the_expansion_of_a_budget_is_the_cost_of_the_run_that_it_describes(
+    generator: torch.Generator,
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    for settings in ({"n": 4}, {"beams": 2, "candidates": 3, "select": "beam"}):
+        results = latent_ext.solve(
+            model, ASKED, sampler="noise:0.4", reward=reward, max_answer_tokens=1, **settings
+        )  # type: ignore[arg-type]
+        lengths = [len(model.encode(question)) for question in ASKED]
+        budget = {name: value for name, value in settings.items() if name != "select"}
+        planned = expand(
+            model, reward, prompt_tokens=lengths, answer_tokens=1, sampler="noise:0.4", decoded=1, **budget,  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert planned == cost_of(model, reward, results)
+
+
+def test_a_body_is_counted_as_by_hand() -> None:
+    gpt2 = BodyOperations.of(GPT2Model(GPT2Config(n_embd=2, n_layer=1, n_head=1)))
+    # 4 * 2 * 2 attention weights and 2 * 2 * 8 of the MLP; two products of width 2 per seen position.
+    assert gpt2 == BodyOperations(linear=2 * 48, per_key=8, hidden=2)
+    assert gpt2.read(3, 5) == 2 * 96 + (4 + 5) * 8
+    llama = BodyOperations.of(
+        LlamaModel(
+            LlamaConfig(
+                hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
+                num_key_value_heads=1, head_dim=2, vocab_size=9,
+            )
+        )
+    )  # fmt: skip
+    # q and o 4 x 4, k and v 4 x 2, three 4 x 6 in the MLP, in two layers.
+    assert llama == BodyOperations(linear=2 * 2 * (32 + 16 + 72), per_key=2 * 2 * 2 * 4, hidden=4)
+
+
+def test_costs_add_up_and_an_unknown_count_stays_unknown() -> None:
+    known = Cost(1, 2, 3, 4, 5, dict.fromkeys(PHASES, 1))
+    assert known + known == Cost(2, 4, 6, 8, 10, dict.fromkeys(PHASES, 2))
+    unknown = known + Cost(1, 1, 1, 1, None, {}, "rows stop by themselves")
+    assert (unknown.answer_tokens, unknown.flops, unknown.uncounted) == (4, None, "rows stop by themselves")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("n", {"n": 0}),
+        ("answer_tokens", {"answer_tokens": 0}),
+        ("beams", {"beams": 2}),
+        ("prompt_tokens", {"prompt_tokens": [0, 5]}),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused_by_name(
+    generator: torch.Generator, name: str, settings: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name}"):
+        expand(random_model(generator), **{"prompt_tokens": 5, "answer_tokens": 3, **settings})  # type: ignore[arg-type]
