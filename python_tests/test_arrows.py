@@ -22,10 +22,11 @@ ALLOWED = {
     "ops": {"_library", "_native"},
     "sampler_parts": set(),
     "samplers": {"ops", "sampler_parts"},
+    "mixture": {"samplers"},
     "models": {"assets", "ops"},
     "rewards": {"assets", "models", "ops"},
     "engine": {"_native", "models", "ops", "rewards", "sampler_parts", "samplers"},
-    "search": {"engine", "models", "ops", "rewards", "samplers"},
+    "search": {"engine", "mixture", "models", "ops", "rewards", "samplers"},
     "hf": {"engine", "models", "ops", "rewards", "samplers", "search"},
     "evaluation": {
         "_native",
