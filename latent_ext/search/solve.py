@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +15,10 @@ from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.named import as_reward
+from latent_ext.rewards.reward import Reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
-from latent_ext.search.published_scores import set_published_scores
+from latent_ext.search.later_scores import set_later_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
 from latent_ext.search.select import SELECTORS, best_of_n
@@ -32,7 +35,7 @@ def solve(
     n: int | None = None,
     sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
-    reward: LatentRM | None = None,
+    reward: Reward | str | Path | None = None,
     select: str | None = None,
     beams: int | None = None,
     candidates: int | None = None,
@@ -58,7 +61,10 @@ def solve(
         sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none", or "head"
             for a model with a Gaussian head.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
-        reward: from `latent_ext.load_reward`; needed by every `select` but "majority".
+        reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
+            thought to the noise-free prediction), "answer_logprob", a ``.json`` file of `AnswerReading`, or what
+            `load_reward` takes. Needed by every `select` but "majority". All but a LatentRM at its real positions
+            have every answer decoded, and cannot guide beams.
         select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
         beams: with "beam", trajectories kept after every thought, 4 by default. They are the result's trajectories; the
             best-scored one is chosen.
@@ -85,6 +91,7 @@ def solve(
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
+        TypeError: if `reward` is none.
         RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
 
     Example:
@@ -119,22 +126,30 @@ def solve(
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
-    if reward is not None:
-        _check_reward(model, reward)
-        differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
-        if differing:
-            message = f"reward: {reward.name} was trained on trajectories of {'; '.join(differing)}"
-            warnings.warn(f"{message}; its scores may mislead", UserWarning, stacklevel=2)
+    judge = None if reward is None else as_reward(reward, device=model.device)
+    # What the engine itself scores; other rewards are asked when all answers are known.
+    latent_rm = judge if isinstance(judge, LatentRM) else None
+    scorer = latent_rm if latent_rm is not None and latent_rm.positions == "real" else None
+    later = judge if scorer is None else None
+    if latent_rm is not None:
+        _check_reward(model, latent_rm)
+    if later is not None and beam is not None:
+        raise ValueError(
+            f"reward: {later.name} cannot guide select='beam', which scores thought by thought; "
+            "a LatentRM with positions='real' can"
+        )
+    for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
+        warnings.warn(f"reward: {concern}; its scores may mislead", UserWarning, stacklevel=2)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
-        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward, rung=rung
+        model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=scorer, rung=rung
     )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
         "weights_hash": model.weights_hash,
-        "reward": None if reward is None else reward.name,
+        "reward": None if judge is None else judge.name,
         "engine": choice.name,
         "rung": choice.rung,
         "weights": runner.weights,
@@ -146,16 +161,10 @@ def solve(
         "switches": model.semantics.differences(),
         **chosen_sampler.to_dict(),
     }
-    # What the engine itself scores; the published positions are known when all answers are.
-    published = reward is not None and reward.positions == "published"
-    if published and beam is not None:
-        raise ValueError(
-            "reward: positions='published' cannot guide select='beam', which scores thought by thought"
-        )
-    if reward is not None:
-        settings["reward_positions"] = reward.positions
-    decode_all = decode == "all" or select not in ("best_of_n", "beam") or published
-    scorer, keep = None if published else reward, return_thoughts or published
+    if latent_rm is not None:
+        settings["reward_positions"] = latent_rm.positions
+    decode_all = decode == "all" or select not in ("best_of_n", "beam") or later is not None
+    keep = return_thoughts or (later is not None and "thoughts" in later.needs)
     run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam)
     trajectories = run.over(
         prompts,
@@ -165,14 +174,29 @@ def solve(
         max_rows=max_rows,
         progress=progress,
     )
+    _read_answers(model, trajectories)
+    if later is not None:
+        noise_free = None
+        if "noise_free" in later.needs:
+            once = Run(model, runner, Sampler(), None, 1, seed, 0.0, True, False)
+            found = once.over(
+                prompts,
+                question_keys,
+                max_answer_tokens=max_answer_tokens,
+                memory_bytes=memory_bytes,
+                max_rows=max_rows,
+            )
+            _read_answers(model, found)
+            noise_free = [part[0] for part in found]
+        set_later_scores(model, later, prompts, trajectories, noise_free, keep_thoughts=return_thoughts)
+    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+
+
+def _read_answers(model: LatentModel, trajectories: Sequence[Sequence[Trajectory]]) -> None:
     for trajectory in (one for part in trajectories for one in part):
         if trajectory.tokens is not None:
             trajectory.text = model.decode(trajectory.tokens)
             trajectory.answer = model.family.answer(trajectory.text)
-    if published:
-        assert reward is not None
-        set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
-    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
 
 
 def _beam(select: str, n: int | None, beams: int | None, candidates: int | None) -> Beam | None:
