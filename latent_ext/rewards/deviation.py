@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_ext import ops
 from latent_ext.models.family import ThoughtHead, apply_stages
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.reward import Need, Scored, Seen
+
+# Trajectories of a question that are re-read together.
+_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,22 @@ def predictions(model: LatentModel, prompt: Tensor, thoughts: Sequence[Tensor]) 
             f"those of {model.name} are not"
         )
     embedded = model.body.get_input_embeddings()(prompt)
-    predicted = []
-    for own in thoughts:
-        before = own[:-1].to(embedded.device, embedded.dtype)
-        hidden = model.body(
-            inputs_embeds=torch.cat([embedded, before]).unsqueeze(0), use_cache=False
-        ).last_hidden_state[0, len(prompt) - 1 :]
-        formed = apply_stages(head.stages, hidden)
+    predicted: list[Tensor] = []
+    for start in range(0, len(thoughts), _ROWS):
+        part = thoughts[start : start + _ROWS]
+        # Shorter rows are padded behind their last thought, where causality hides the pads.
+        before = nn.utils.rnn.pad_sequence([own[:-1] for own in part], batch_first=True)
+        before = before.to(embedded.device, embedded.dtype)
+        inputs = torch.cat([embedded.expand(len(part), -1, -1), before], dim=1)
+        read = model.body(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, len(prompt) - 1 :]
+        hidden = read.reshape(-1, read.shape[2])
         clean = torch.empty_like(hidden)
         nothing = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
         # sigma = 0: norm and scale alone; keys and positions draw nothing.
         ops.next_thought_reference(
-            formed, head.weight, head.bias, None, nothing, nothing, nothing[:1], eps=head.eps, norm=head.norm,
-            scale=head.scale, next_input=clean,
+            apply_stages(head.stages, hidden), head.weight, head.bias, None, nothing, nothing, nothing[:1],
+            eps=head.eps, norm=head.norm, scale=head.scale, next_input=clean,
         )  # fmt: skip
-        predicted.append(clean.float().cpu())
+        rows = clean.reshape(read.shape).float().cpu()
+        predicted += [row[: len(own)] for row, own in zip(rows, part, strict=True)]
     return predicted

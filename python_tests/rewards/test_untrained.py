@@ -48,6 +48,14 @@ def test_thoughts_without_noise_are_their_own_predictions(generator: torch.Gener
         assert_close(predicted, thoughts, "latent_phase")
 
 
+def test_predictions_of_rows_of_different_length_are_those_of_each_alone(generator: torch.Generator) -> None:
+    model = random_model(generator)
+    prompt = model.encode(QUESTIONS[0])
+    rows = [torch.randn(count, model.blocks.hidden_size, generator=generator) for count in (5, 1, 3)]
+    for together, row in zip(predictions(model, prompt, rows), rows, strict=True):
+        assert_close(together, predictions(model, prompt, [row])[0], "latent_phase")
+
+
 def test_deviation_under_absolute_noise_is_the_length_of_that_noise(generator: torch.Generator) -> None:
     model, sigma = random_model(generator), 0.25
     with pytest.warns(UserWarning, match="deviation under 'noise:0.25' is the length of the drawn noise"):
