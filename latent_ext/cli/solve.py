@@ -103,6 +103,10 @@ def solve(
         int | None,
         typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
     ] = None,
+    replay: Annotated[
+        str,
+        typer.Option(help="none, or clean: thoughts are re-read without dropout before answers are decoded."),
+    ] = "none",
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     all_answers: Annotated[
         bool, typer.Option("--all-answers", help="Decode every answer, not only those the selection needs.")
@@ -175,6 +179,7 @@ def solve(
                 beams=beams,
                 candidates=candidates,
                 decode="all" if all_answers else "needed",
+                replay=replay,
                 temperature=temperature,
                 seed=seed,
                 engine=engine,

@@ -13,6 +13,8 @@ from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.reference import ReferenceEngine
+from latent_ext.engine.replay import reread
 from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
@@ -32,6 +34,7 @@ class Run:
         n: trajectories per question that form the first thought.
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
+        replay: thoughts are read again without dropout before answers are decoded.
     """
 
     model: LatentModel
@@ -44,6 +47,7 @@ class Run:
     decode_all: bool
     return_thoughts: bool
     beam: Beam | None = None
+    replay: bool = False
 
     def over(
         self,
@@ -110,6 +114,9 @@ class Run:
             keys = all_keys[:, first:last].contiguous()
             request = LatentRequest(own, keys, self.sampler, self.seed, self.beam)
             run = self.engine.sample(request, cache, self.reward, reward_cache)
+            if self.replay:
+                assert isinstance(self.engine, ReferenceEngine)
+                run = reread(self.engine, run)
             part = self._describe(run, first)
             rows = self._rows_to_decode(part, winners)
             answers = self.engine.answer(

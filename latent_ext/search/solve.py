@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
+from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
@@ -40,6 +41,7 @@ def solve(
     beams: int | None = None,
     candidates: int | None = None,
     decode: str = "needed",
+    replay: str = "none",
     temperature: float = 0.0,
     seed: int = 0,
     engine: str = "auto",
@@ -71,6 +73,9 @@ def solve(
         candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
+        replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
+            nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
+            which "auto" then takes; without dropout it changes nothing, on any engine. "none": they are not.
         temperature: of the answer tokens; 0 is argmax.
         seed: run seed, 64 bits.
         engine: "auto", "native", "modules" or "reference".
@@ -114,6 +119,8 @@ def solve(
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")
     if decode not in ("needed", "all"):
         raise ValueError(f"decode: got {decode!r}; allowed are needed, all")
+    if replay not in REPLAYS:
+        raise ValueError(f"replay: got {replay!r}; allowed are {', '.join(REPLAYS)}")
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature: got {temperature!r}; a finite number >= 0 is needed")
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
@@ -142,9 +149,14 @@ def solve(
         warnings.warn(f"reward: {concern}; its scores may mislead", UserWarning, stacklevel=2)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
+    rereading = replay == "clean" and chosen_sampler.dropout is not None
+    if rereading and engine == "auto":
+        engine = "reference"
     runner, choice = choose_engine(
         model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=scorer, rung=rung
     )
+    if rereading:
+        check_replay(runner, model)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
@@ -156,6 +168,7 @@ def solve(
         "n": n if beam is None else beam.keep,
         "candidates": None if beam is None else beam.candidates,
         "seed": seed,
+        "replay": replay,
         "temperature": temperature,
         "latent_length": model.family.latent_length,
         "switches": model.semantics.differences(),
@@ -165,7 +178,7 @@ def solve(
         settings["reward_positions"] = latent_rm.positions
     decode_all = decode == "all" or select not in ("best_of_n", "beam") or later is not None
     keep = return_thoughts or (later is not None and "thoughts" in later.needs)
-    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam)
+    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, rereading)
     trajectories = run.over(
         prompts,
         question_keys,
