@@ -18,7 +18,8 @@ from latent_ext.cli.strict_json import strict_json
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
 from latent_ext.models.registry import FAMILIES
-from latent_ext.rewards import load_reward
+from latent_ext.rewards import Reward, as_reward, load_reward
+from latent_ext.rewards.named import WITHOUT_TRAINING
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
 
@@ -36,6 +37,8 @@ EXAMPLES = """Examples:
   latent-ext solve --file problems.jsonl --device cuda --weights bf16 --rung persistent
 
   latent-ext solve --file problems.jsonl --model path/to/coconut --reward path/to/latent_rm
+
+  latent-ext solve --file problems.jsonl --sampler dropout:0.2 --reward deviation
 
   latent-ext solve "..." --model path/to/codi --sampler noise:1.4 --switch pads=visible"""
 
@@ -68,7 +71,8 @@ def solve(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="Directory or Hub id of the LatentRM, or 'none'. Default: shipped, for the shipped model."
+            help="Directory or Hub id of a LatentRM, deviation, answer_logprob, a .json file of AnswerReading, or none. "
+            "Default: shipped, for the shipped model."
         ),
     ] = None,
     reward_positions: Annotated[
@@ -100,6 +104,10 @@ def solve(
         int | None,
         typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
     ] = None,
+    replay: Annotated[
+        str,
+        typer.Option(help="none, or clean: thoughts are re-read without dropout before answers are decoded."),
+    ] = "none",
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     top_p: Annotated[
         float, typer.Option("--top-p", help="Draw answer tokens from the likeliest that make up this share.")
@@ -137,9 +145,13 @@ def solve(
     )
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
-    latent_rm = None
-    if reward != "none":
-        latent_rm = load_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
+    judge: Reward | None = None
+    if reward in WITHOUT_TRAINING or reward.endswith(".json"):
+        if reward_positions != "real":
+            raise ValueError(f"reward_positions: got {reward_positions!r}; {reward} is no LatentRM")
+        judge = as_reward(reward)
+    elif reward != "none":
+        judge = load_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
     for problem in problems:
         unknown = generator.unknown_words(problem.question)
         if unknown:
@@ -166,11 +178,12 @@ def solve(
                 n=n,
                 sampler=sampler,
                 scope=scope,  # type: ignore[arg-type]
-                reward=latent_rm,
+                reward=judge,
                 select=select,
                 beams=beams,
                 candidates=candidates,
                 decode="all" if all_answers else "needed",
+                replay=replay,
                 temperature=temperature,
                 top_p=top_p,
                 seed=seed,

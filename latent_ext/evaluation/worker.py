@@ -18,7 +18,7 @@ from latent_ext.evaluation.recipe import Arm, EvaluationRecipe
 from latent_ext.evaluation.unit import Outcome, Question, Unit
 from latent_ext.models import load
 from latent_ext.ops.keys import question_key
-from latent_ext.rewards import load_reward
+from latent_ext.rewards import as_reward
 from latent_ext.search import SELECTORS, Result, best_of_n, majority_vote, solve, weighted_vote
 
 # Columns as search-and-learn's users know them; naive is the best-scored trajectory.
@@ -51,7 +51,7 @@ class Worker:
         )
         names = {name for arm in recipe.arms if (name := recipe.reward_of(arm)) is not None}
         self.rewards: dict[str, Any] = {
-            name: load_reward(name, positions=recipe.reward_positions, device=recipe.device)  # type: ignore[arg-type]
+            name: as_reward(name, positions=recipe.reward_positions, device=recipe.device)  # type: ignore[arg-type]
             for name in sorted(names)
         }
         self._arms = {arm.name: arm for arm in recipe.arms}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.rewards.reward import Need, Scored, Seen, trained_elsewhere
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,23 @@ class AnswerReading:
     agreement: float
     confidence: float
     trained_on: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Both weights, so that the settings of a result say them."""
+        return f"answer_reading(agreement={self.agreement!r}, confidence={self.confidence!r})"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answers", "noise_free"})
+
+    def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
+        """How the trajectories differ from those it was fitted on; see `Reward`."""
+        return trained_elsewhere("answer_reading", self.trained_on, sampler, generator_hash)
+
+    def score(self, model: LatentModel, seen: Seen) -> Sequence[Scored]:
+        """`scores` of what was seen."""
+        return self.scores(seen.answers, seen.logprobs, seen.noise_free_answer)
 
     def scores(
         self,

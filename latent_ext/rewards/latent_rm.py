@@ -26,7 +26,9 @@ from latent_ext.models.configs import body_config, build
 from latent_ext.models.devices import as_device
 from latent_ext.models.family import HeadStage
 from latent_ext.models.head_modules import add_head_modules
+from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.thought_heads import projector_stages
+from latent_ext.rewards.reward import Need, Seen, trained_elsewhere
 
 Positions = Literal["real", "published"]
 
@@ -114,23 +116,33 @@ class LatentRM:
             [prompt[:-1], torch.tensor(tokens, dtype=torch.int64, device=prompt.device), prompt[-1:]]
         )
 
-    def unlike_training(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
-        """How the trajectories to be scored differ from those this LatentRM was trained on, one text per difference.
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Thoughts; with a reference the noise-free answer, too."""
+        return frozenset({"thoughts"} if self.reference == "none" else {"thoughts", "noise_free"})
 
-        Args:
-            sampler: what `latent_ext.Sampler.to_dict` gives.
-            generator_hash: `LatentModel.weights_hash`.
+    def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
+        """How the trajectories to be scored differ from those this LatentRM was trained on; see `Reward`."""
+        return trained_elsewhere(self.name, self.trained_on, sampler, generator_hash)
 
-        Only what was recorded is compared. Of the dropped sites and the scope a difference counts where there is
-        dropout.
-        """
-        given = {**sampler, "generator_hash": generator_hash}
-        names = ["sampler", "generator_hash"] + (["scope", "sites"] if sampler.get("p") else [])
-        return [
-            f"{name} {self.trained_on[name]!r}, not {given[name]!r}"
-            for name in names
-            if self.trained_on.get(name) is not None and self.trained_on[name] != given[name]
-        ]
+    @torch.no_grad()
+    def score(self, model: LatentModel, seen: Seen) -> list[list[float]]:
+        """Step scores of one question's trajectories in plain PyTorch; engines compute those at real positions faster."""
+        from latent_ext.rewards.published_positions import score_as_published
+
+        assert seen.thoughts is not None
+        if self.positions == "published":
+            scores = score_as_published(self, seen.prompt, seen.thoughts, seen.tokens)
+            return [own.tolist() for own in scores]
+        body, place = self.module.body, self.head_weight
+        scored = []
+        for own in seen.thoughts:
+            read = self.prompt(seen.prompt, seen.noise_free_tokens, len(own))
+            embedded = body.get_input_embeddings()(read.to(place.device))
+            inputs = torch.cat([embedded, own.to(place.device, place.dtype)]).unsqueeze(0)
+            hidden = body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+            scored.append(self.module.score(hidden[0, len(read) :]).float().tolist())
+        return scored
 
     @property
     def blocks(self) -> Blocks:

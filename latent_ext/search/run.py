@@ -13,6 +13,8 @@ from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.reference import ReferenceEngine
+from latent_ext.engine.replay import reread
 from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.mixture import Mixture, members
 from latent_ext.models.latent_model import LatentModel
@@ -34,6 +36,7 @@ class Run:
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
         temperature, top_p: of the answer tokens; temperature 0 is argmax.
+        replay: thoughts are read again without dropout before answers are decoded.
     """
 
     model: LatentModel
@@ -47,6 +50,7 @@ class Run:
     return_thoughts: bool
     beam: Beam | None = None
     top_p: float = 1.0
+    replay: bool = False
 
     def over(
         self,
@@ -123,6 +127,9 @@ class Run:
                 keys = all_keys[:, list(numbers)].contiguous()
                 request = LatentRequest(own, keys, sampler, self.seed, self.beam)
                 run = self.engine.sample(request, cache, self.reward, reward_cache)
+                if self.replay:
+                    assert isinstance(self.engine, ReferenceEngine)
+                    run = reread(self.engine, run)
                 part = self._describe(run, numbers)
                 self._decode(run, part, self._rows_to_decode(part, winners), chunk.answer_limit)
                 for b, listed in zip(chunk.questions, part, strict=True):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam
+from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.named import as_reward
+from latent_ext.rewards.reward import Reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
-from latent_ext.search.published_scores import set_published_scores
+from latent_ext.search.later_scores import set_later_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
 from latent_ext.search.select import SELECTORS, best_of_n
@@ -33,11 +37,12 @@ def solve(
     n: int | None = None,
     sampler: Sampler | Mixture | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
-    reward: LatentRM | None = None,
+    reward: Reward | str | Path | None = None,
     select: str | None = None,
     beams: int | None = None,
     candidates: int | None = None,
     decode: str = "needed",
+    replay: str = "none",
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -61,13 +66,19 @@ def solve(
             for a model with a Gaussian head, or a mixture such as "mix(dropout:0.2|svp:0.6)", of which trajectory n is
             drawn by sampler n mod k.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
-        reward: from `latent_ext.load_reward`; needed by every `select` but "majority".
+        reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
+            thought to the noise-free prediction), "answer_logprob", a ``.json`` file of `AnswerReading`, or what
+            `load_reward` takes. Needed by every `select` but "majority". All but a LatentRM at its real positions
+            have every answer decoded, and cannot guide beams.
         select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
         beams: with "beam", trajectories kept after every thought, 4 by default. They are the result's trajectories; the
             best-scored one is chosen.
         candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
+        replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
+            nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
+            which "auto" then takes; without dropout it changes nothing, on any engine. "none": they are not.
         temperature: of the answer tokens; 0 is argmax.
         top_p: share of the probability, in (0, 1], that the most likely tokens must have together of which one is
             drawn; below 1 (default: all tokens) with a temperature above 0. See `latent_ext.ops.next_token`.
@@ -90,6 +101,7 @@ def solve(
 
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
+        TypeError: if `reward` is none.
         RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
 
     Example:
@@ -112,6 +124,8 @@ def solve(
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")
     if decode not in ("needed", "all"):
         raise ValueError(f"decode: got {decode!r}; allowed are needed, all")
+    if replay not in REPLAYS:
+        raise ValueError(f"replay: got {replay!r}; allowed are {', '.join(REPLAYS)}")
     if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature: got {temperature!r}; a finite number >= 0 is needed")
     if not 0.0 < top_p <= 1.0:
@@ -128,52 +142,62 @@ def solve(
         if not _is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler_or_mixture(sampler, scope)
-    if reward is not None:
-        _check_reward(model, reward)
-        differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
-        if differing:
-            message = f"reward: {reward.name} was trained on trajectories of {'; '.join(differing)}"
-            warnings.warn(f"{message}; its scores may mislead", UserWarning, stacklevel=2)
+    judge = None if reward is None else as_reward(reward, device=model.device)
+    # What the engine itself scores; other rewards are asked when all answers are known.
+    latent_rm = judge if isinstance(judge, LatentRM) else None
+    scorer = latent_rm if latent_rm is not None and latent_rm.positions == "real" else None
+    later = judge if scorer is None else None
+    if latent_rm is not None:
+        _check_reward(model, latent_rm)
+    if later is not None and beam is not None:
+        raise ValueError(
+            f"reward: {later.name} cannot guide select='beam', which scores thought by thought; "
+            "a LatentRM with positions='real' can"
+        )
+    for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
+        warnings.warn(f"reward: {concern}; its scores may mislead", UserWarning, stacklevel=2)
 
     prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
+    rereading = replay == "clean" and any(one.acts_in_body for one in members(chosen_sampler))
+    if rereading and engine == "auto":
+        engine = "reference"
     runner, choice = choose_engine(
         model,
         engine,
         max_answer_tokens=max_answer_tokens,
         weights=weights,
-        reward=reward,
+        reward=scorer,
         rung=rung,
         samplers=members(chosen_sampler),
         top_p=top_p,
     )
+    if rereading:
+        check_replay(runner, model)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
         "weights_hash": model.weights_hash,
-        "reward": None if reward is None else reward.name,
+        "reward": None if judge is None else judge.name,
         "engine": choice.name,
         "rung": choice.rung,
         "weights": runner.weights,
         "n": n if beam is None else beam.keep,
         "candidates": None if beam is None else beam.candidates,
         "seed": seed,
+        "replay": replay,
         "temperature": temperature,
         "top_p": top_p,
         "latent_length": model.family.latent_length,
         "switches": model.semantics.differences(),
         **chosen_sampler.to_dict(),
     }
-    # What the engine itself scores; the published positions are known when all answers are.
-    published = reward is not None and reward.positions == "published"
-    if published and beam is not None:
-        raise ValueError(
-            "reward: positions='published' cannot guide select='beam', which scores thought by thought"
-        )
-    if reward is not None:
-        settings["reward_positions"] = reward.positions
-    decode_all = decode == "all" or select not in ("best_of_n", "beam") or published
-    scorer, keep = None if published else reward, return_thoughts or published
-    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, top_p)
+    if latent_rm is not None:
+        settings["reward_positions"] = latent_rm.positions
+    decode_all = decode == "all" or select not in ("best_of_n", "beam") or later is not None
+    keep = return_thoughts or (later is not None and "thoughts" in later.needs)
+    run = Run(
+        model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, top_p, rereading
+    )
     trajectories = run.over(
         prompts,
         question_keys,
@@ -182,14 +206,29 @@ def solve(
         max_rows=max_rows,
         progress=progress,
     )
+    _read_answers(model, trajectories)
+    if later is not None:
+        noise_free = None
+        if "noise_free" in later.needs:
+            once = Run(model, runner, Sampler(), None, 1, seed, 0.0, True, False)
+            found = once.over(
+                prompts,
+                question_keys,
+                max_answer_tokens=max_answer_tokens,
+                memory_bytes=memory_bytes,
+                max_rows=max_rows,
+            )
+            _read_answers(model, found)
+            noise_free = [part[0] for part in found]
+        set_later_scores(model, later, prompts, trajectories, noise_free, keep_thoughts=return_thoughts)
+    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+
+
+def _read_answers(model: LatentModel, trajectories: Sequence[Sequence[Trajectory]]) -> None:
     for trajectory in (one for part in trajectories for one in part):
         if trajectory.tokens is not None:
             trajectory.text = model.decode(trajectory.tokens)
             trajectory.answer = model.family.answer(trajectory.text)
-    if published:
-        assert reward is not None
-        set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
-    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
 
 
 def _beam(select: str, n: int | None, beams: int | None, candidates: int | None) -> Beam | None:

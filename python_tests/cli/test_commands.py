@@ -186,3 +186,10 @@ def test_progress_appears_after_two_seconds_and_never_on_standard_output(
 def test_strict_json_has_no_nan_and_no_infinity() -> None:
     value = {"a": [float("nan"), 1.5, (float("-inf"),)], "b": None, "c": "NaN"}
     assert strict(strict_json(value)) == {"a": [None, 1.5, [None]], "b": None, "c": "NaN"}
+
+
+@pytest.mark.parametrize("reward", ["deviation", "answer_logprob"])
+def test_a_reward_without_training_is_named_in_the_settings(call: Callable, reward: str) -> None:
+    called = call("solve", QUESTION, "--reward", reward, "--sampler", "dropout:0.2", "--n", "2", "--json")
+    assert called.code == 0
+    assert strict(called.out)["settings"]["reward"] == reward

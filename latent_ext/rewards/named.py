@@ -1,0 +1,48 @@
+"""A reward by its name: those without training, a file of answer-reading weights, or a LatentRM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from latent_ext.rewards.answer_logprob import AnswerLogprob
+from latent_ext.rewards.answer_reading import AnswerReading
+from latent_ext.rewards.deviation import Deviation
+from latent_ext.rewards.latent_rm import Positions, load_reward
+from latent_ext.rewards.reward import Reward
+
+WITHOUT_TRAINING: dict[str, Callable[[], Reward]] = {"deviation": Deviation, "answer_logprob": AnswerLogprob}
+
+
+def as_reward(
+    reward: Reward | str | Path, *, device: str | torch.device = "cpu", positions: Positions = "real"
+) -> Reward:
+    """The reward itself, or the one that a text names.
+
+    Args:
+        reward: a reward; or "deviation", "answer_logprob", a ``.json`` file written by `AnswerReading.save`, or what
+            `load_reward` takes.
+        device: of a LatentRM that is loaded.
+        positions: of a LatentRM that is loaded, "real" or "published"; others read no positions.
+
+    Raises:
+        TypeError: for what is neither a text nor a reward.
+        ValueError: as `AnswerReading.load` and `load_reward` raise.
+    """
+    if isinstance(reward, (str, Path)):
+        text = str(reward)
+        if text in WITHOUT_TRAINING:
+            return WITHOUT_TRAINING[text]()
+        return (
+            AnswerReading.load(text)
+            if text.endswith(".json")
+            else load_reward(text, device=device, positions=positions)
+        )
+    if not isinstance(reward, Reward):
+        raise TypeError(
+            f"reward: got {type(reward).__name__}; a reward (name, needs, concerns, score), "
+            f"{', '.join(WITHOUT_TRAINING)}, a .json file of AnswerReading, or a LatentRM's place is needed"
+        )
+    return reward
