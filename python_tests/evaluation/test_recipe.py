@@ -111,7 +111,7 @@ def test_a_thousand_million_aliases_cost_nothing(tmp_path: Path) -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 9))
     for text in (bomb, bomb + "seeds: *a8", bomb.replace("a8:", "arms:") + "datasets: [1]"):
-        with pytest.raises(ValueError, match="recipe|seeds|arms"):
+        with pytest.raises(ValueError, match=r"recipe|seeds|arms"):
             read_recipe(written(tmp_path, text))
 
 
