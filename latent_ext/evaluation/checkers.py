@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from latent_ext.models.answers import canonical_number
+from latent_ext.recipes import shown
 from latent_ext.search.result import Trajectory
 
 
@@ -42,7 +43,7 @@ class NumberChecker:
     def gold(self, text: str) -> str:
         number = canonical_number(text)
         if number is None:
-            raise ValueError(f"got answer {text!r}; a number is needed by checker 'number'")
+            raise ValueError(f"got answer {shown(text)}; a number is needed by checker 'number'")
         return number
 
     def answer(self, trajectory: Trajectory) -> str | None:
@@ -72,7 +73,7 @@ class MathVerifyChecker:
     def gold(self, text: str) -> str:
         number = canonical_number(text)
         if number is None and not self._parse(text):
-            raise ValueError(f"got answer {text!r}; checker 'math-verify' reads no value from it")
+            raise ValueError(f"got answer {shown(text)}; checker 'math-verify' reads no value from it")
         return text.strip() if number is None else number
 
     def answer(self, trajectory: Trajectory) -> str | None:

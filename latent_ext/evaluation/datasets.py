@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latent_ext.evaluation.arithmetic import generate
+from latent_ext.evaluation import shifts
 from latent_ext.evaluation.checkers import Checker
 from latent_ext.evaluation.problems import (
     NamedProblem,
@@ -26,6 +26,7 @@ from latent_ext.evaluation.problems import (
     shipped_problems,
 )
 from latent_ext.evaluation.recipe import DatasetSpec
+from latent_ext.recipes import shown
 
 _GSM8K_MARK = "####"
 
@@ -82,7 +83,7 @@ def gold_text(answer: str) -> str:
 
 def _with_golds(problems: Sequence[NamedProblem], name: str, checker: Checker) -> Iterable[NamedProblem]:
     for place, problem in enumerate(problems, start=1):
-        where = f"dataset {name}: problem {place} (id {problem.id})"
+        where = f"dataset {name}: problem {place} (id {shown(problem.id)})"
         if problem.answer is None:
             raise ProblemError(f"{where} has no answer; one is needed to evaluate")
         try:
@@ -111,13 +112,5 @@ def _from_hub(spec: DatasetSpec) -> Iterable[NamedProblem]:
 
 
 def _generated(asked: dict[str, Any]) -> Iterable[NamedProblem]:
-    shift, count, seed = asked["shift"], asked["count"], asked["seed"]
-    if shift == "none":
-        drawn = generate(count, split="test", seed=seed)
-    else:
-        try:
-            shifts: Any = importlib.import_module("latent_ext.evaluation.shifts")
-        except ImportError:
-            raise ValueError(f"shift: got {shift!r}; allowed is none") from None
-        drawn = shifts.problems(shift, count=count, seed=seed)
+    drawn = shifts.problems(asked["shift"], count=asked["count"], seed=asked["seed"])
     return [NamedProblem(problem.id, problem.question, problem.answer, problem.steps) for problem in drawn]

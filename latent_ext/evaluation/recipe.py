@@ -88,7 +88,8 @@ class EvaluationRecipe:
 
     Attributes:
         model: "shipped", a directory, a weight file or a Hub id.
-        reward: what `latent_ext.solve` takes as a text, for example "shipped" or "deviation"; None for none. Default: shipped, for the shipped model.
+        reward: what `latent_ext.solve` takes as a text, for example "shipped" or "deviation"; None for none. Default:
+            shipped, for the shipped model.
         datasets, arms: at least one each, with different names.
         seeds: run seeds; every arm draws one pool per seed and question.
         at: numbers of trajectories at which the rules are compared; those above an arm's n are left out for it.

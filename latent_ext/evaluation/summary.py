@@ -28,7 +28,7 @@ _ACCURACY_COLUMNS = (
     ("arm", "text"), ("method", "text"), ("N", "count"), ("accuracy", "share"),
     ("against majority", "difference"), ("against greedy", "difference"),
 )  # fmt: skip
-_COST = ("prompt_tokens", "thoughts", "answer_tokens", "flops")
+_COST = ("prompt_tokens", "thoughts", "answer_tokens", "reward_positions", "flops")
 _COST_COLUMNS = (("arm", "text"), *((name.replace("_", " "), "count") for name in _COST))
 _REWARD_COLUMNS = (("arm", "text"), ("AUC within a question", "share"), ("mixed questions", "count"))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latent_ext.engine.flops import cost_of
 from latent_ext.evaluation.checkers import checker
 from latent_ext.evaluation.ledger import Line
 from latent_ext.evaluation.recipe import Arm, EvaluationRecipe
@@ -110,7 +111,7 @@ class Worker:
         """The ledger line of one result."""
         trajectories = result.trajectories
         answers = [self.checker.answer(trajectory) for trajectory in trajectories]
-        scores = result.scores
+        scores, reward = result.scores, self.recipe.reward_of(arm)
         # A selection on the family's own answers; another checker may tell them apart in another way.
         rule = SELECTORS.get(result.select)
         chosen = result.chosen if rule is None else rule(answers, scores).chosen
@@ -135,7 +136,7 @@ class Worker:
             "finished": [one.finished for one in trajectories],
             "errors": {str(one.index): one.error for one in trajectories if one.error is not None},
             "chosen": chosen,
-            "cost": self._cost(result, len(prompt)),
+            "cost": cost_of(self.model, None if reward is None else self.rewards[reward], result).to_dict(),
         }
         if arm.is_pool:
             for name, of in PREDICTIONS.items():
@@ -144,19 +145,6 @@ class Worker:
                         place = of(answers[:n], scores[:n]).chosen
                         line[f"pred_{name}@{n}"] = None if place is None else answers[place]
         return line
-
-    def _cost(self, result: Result, prompt_tokens: int) -> dict[str, Any]:
-        own_prompts = result.settings.get("scope") == "prompt+latent" and result.settings.get("p")
-        # For every thought it keeps, a beam has formed so many.
-        tried = result.settings.get("candidates") or 1
-        thoughts = [tried * (one.steps or 0) for one in result.trajectories]
-        answer_tokens = [len(one.tokens or ()) for one in result.trajectories]
-        return {
-            "prompt_tokens": prompt_tokens * (len(result.trajectories) if own_prompts else 1),
-            "thoughts": sum(thoughts),
-            "answer_tokens": sum(answer_tokens),
-            "flops": None,
-        }
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latent_ext.evaluation.arithmetic import generate
+from latent_ext.evaluation import shifts
 from latent_ext.evaluation.checkers import checker
 from latent_ext.evaluation.datasets import load_dataset
 from latent_ext.evaluation.problems import ProblemError
@@ -51,9 +51,9 @@ def test_columns_of_another_name_are_read(tmp_path: Path) -> None:
     [
         (
             '{"question": "q", "answer": "twelve"}',
-            r"dataset mine: problem 2 \(id 2\): got answer 'twelve'; a number",
+            r"dataset mine: problem 2 \(id '2'\): got answer 'twelve'; a number",
         ),
-        ('{"question": "q"}', r"dataset mine: problem 2 \(id 2\) has no answer"),
+        ('{"question": "q"}', r"dataset mine: problem 2 \(id '2'\) has no answer"),
         ('{"question": "q", "answer": "1 ####"}', "got answer ''"),
         ('{"question": "", "answer": "1"}', "mine.jsonl, line 2 has question ''"),
         ("[]", "mine.jsonl, line 2 holds list"),
@@ -70,8 +70,8 @@ def test_an_empty_file_holds_no_problem(tmp_path: Path) -> None:
 
 
 def test_generated_problems_are_those_of_the_generator() -> None:
-    spec = DatasetSpec("mine", generate={"shift": "none", "count": 3, "seed": 5}, limit=2)
-    expected = generate(3, split="test", seed=5)[:2]
+    spec = DatasetSpec("mine", generate={"shift": "longer", "count": 3, "seed": 5}, limit=2)
+    expected = shifts.problems("longer", count=3, seed=5)[:2]
     assert [problem.question for problem in load_dataset(spec, NUMBER).problems] == [
         problem.question for problem in expected
     ]

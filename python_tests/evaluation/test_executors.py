@@ -22,7 +22,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_processes_give_the_bytes_of_a_single_run_and_one_that_dies_loses_nothing(
+def test_processes_give_the_lines_of_a_single_run_and_one_that_dies_loses_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -40,7 +40,7 @@ def test_processes_give_the_bytes_of_a_single_run_and_one_that_dies_loses_nothin
     assert killed != [os.getpid()]
     left = (out / "ledger.jsonl").read_bytes().count(b"\n")
     assert 0 < left < 56
-    assert run(out, executor=choose_executor("process", workers=1)).finished == 56 - left
+    assert run(out).finished == 56 - left
     assert results(out) == results(whole)
 
 
