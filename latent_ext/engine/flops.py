@@ -158,7 +158,7 @@ def cost_of(
         >>> results = latent_ext.solve(model, "Mia has 19 ...", n=16, reward=reward)  # doctest: +SKIP
         >>> cost_of(model, reward, results).flops  # doctest: +SKIP
     """
-    listed = [results] if hasattr(results, "trajectories") else list(results)  # type: ignore[arg-type, list-item]
+    listed = list(results) if isinstance(results, Iterable) else [results]
     counter = _Counter(model, reward)
     total = Cost()
     for result in listed:

@@ -19,16 +19,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_VALUE = 1999
 MAX_STEPS = 6
 SPLITS = ("train", "valid", "test")
 
-_MAX_START = 30
-_MAX_ADDEND = 9
 _SMALL_FACTORS = (2, 3, 4, 5)
 _MAX_SMALL_MULTIPLICAND = 30
 _MAX_SMALL_DIVIDEND = 150
@@ -65,6 +63,31 @@ _SENTENCES = {
         "{They} packs them into {n} equal boxes and keeps one.",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What stories are drawn from; the defaults are what the shipped model is trained on.
+
+    Attributes:
+        names: (name, subject pronoun, object pronoun), each equally likely.
+        items: what is counted. A sentence that mentions a story's items otherwise is not drawn for it.
+        starts, questions: first and last sentences, with {name}, {items}, {n} and the pronouns {they} and {them}.
+        sentences: by operation "+", "-", "*" and "/", with {They} besides.
+        first: smallest and largest first value.
+        addends: smallest and largest number that is added or taken away.
+    """
+
+    names: tuple[tuple[str, str, str], ...] = _NAMES
+    items: tuple[str, ...] = _ITEMS
+    starts: tuple[str, ...] = _STARTS
+    questions: tuple[str, ...] = _QUESTIONS
+    sentences: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SENTENCES)
+    first: tuple[int, int] = (2, 30)
+    addends: tuple[int, int] = (1, 9)
+
+
+TRAINED = Distribution()
 
 
 @dataclass(frozen=True)
@@ -157,8 +180,8 @@ def stream(*, split: str, steps: tuple[int, int] = (2, 5), seed: int) -> Iterato
     rng = random.Random(seed)
     seen: set[bytes] = set()
     while True:
-        question, chain, answer = _draw(rng, rng.randint(fewest, most))
-        digest = _digest(question)
+        question, chain, answer = draw(rng, rng.randint(fewest, most))
+        digest = digest_of(question)
         if _split_of_digest(digest) != split or digest in seen:
             continue
         seen.add(digest)
@@ -167,7 +190,7 @@ def stream(*, split: str, steps: tuple[int, int] = (2, 5), seed: int) -> Iterato
 
 def split_of(question: str) -> str:
     """The split a question belongs to, decided by the BLAKE2b hash of its text alone."""
-    return _split_of_digest(_digest(question))
+    return _split_of_digest(digest_of(question))
 
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
@@ -175,7 +198,8 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
     Path(path).write_text("".join(problem.to_json() + "\n" for problem in problems), encoding="utf-8")
 
 
-def _digest(question: str) -> bytes:
+def digest_of(question: str) -> bytes:
+    """The 16 bytes that name a text and decide its split (BLAKE2b)."""
     return hashlib.blake2b(question.encode("utf-8"), digest_size=16).digest()
 
 
@@ -184,30 +208,42 @@ def _split_of_digest(digest: bytes) -> str:
     return {0: "valid", 1: "test"}.get(bucket, "train")
 
 
-def _draw(rng: random.Random, n_steps: int) -> tuple[str, list[str], int]:
-    """One story of `n_steps` operations: its text, its chain and its answer."""
-    name, they, them = rng.choice(_NAMES)
-    items = rng.choice(_ITEMS)
+def draw(
+    rng: random.Random, n_steps: int, distribution: Distribution = TRAINED
+) -> tuple[str, list[str], int]:
+    """One story of `n_steps` operations: its text, its chain and its answer.
+
+    Args:
+        rng: is drawn from.
+        n_steps: operations, at least 1.
+        distribution: names, wordings and numbers.
+    """
+    name, they, them = rng.choice(distribution.names)
+    items = rng.choice(distribution.items)
     words = {"name": name, "items": items, "they": they, "They": they.capitalize(), "them": them}
-    value = rng.randint(2, _MAX_START)
-    sentences = [rng.choice(_STARTS).format(n=value, **words)]
+    value = rng.randint(*distribution.first)
+    sentences = [rng.choice(distribution.starts).format(n=value, **words)]
     chain: list[str] = []
     previous: tuple[str, int] | None = None
     for _ in range(n_steps):
-        operation, operand = _draw_operation(rng, value, previous)
+        operation, operand = _draw_operation(rng, value, previous, distribution.addends)
         result = _apply(operation, value, operand)
-        sentences.append(rng.choice(_SENTENCES[operation]).format(n=operand, **words))
+        wordings = [text for text in distribution.sentences[operation] if f" {items} " not in text]
+        sentences.append(rng.choice(wordings).format(n=operand, **words))
         chain.append(f"<<{value}{operation}{operand}={result}>>")
         value, previous = result, (operation, operand)
-    sentences.append(rng.choice(_QUESTIONS).format(**words))
+    sentences.append(rng.choice(distribution.questions).format(**words))
     return " ".join(sentences), chain, value
 
 
-def _draw_operation(rng: random.Random, value: int, previous: tuple[str, int] | None) -> tuple[str, int]:
+def _draw_operation(
+    rng: random.Random, value: int, previous: tuple[str, int] | None, addends: tuple[int, int]
+) -> tuple[str, int]:
     """Draws the kind of operation first and its operand second, among those that keep the value in range."""
+    smallest, largest = addends
     operands = {
-        "+": range(1, min(_MAX_ADDEND, MAX_VALUE - value) + 1),
-        "-": range(1, min(_MAX_ADDEND, value - 1) + 1),
+        "+": range(smallest, min(largest, MAX_VALUE - value) + 1),
+        "-": range(smallest, min(largest, value - 1) + 1),
         "*": [m for m in _SMALL_FACTORS if value <= _MAX_SMALL_MULTIPLICAND]
         + [10] * (value * 10 <= MAX_VALUE),
         # A division that undoes the multiplication just before it would give the answer away.
