@@ -131,7 +131,7 @@ class Run:
         questions, width = keys.shape
         steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
         counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
-        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
+        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, thoughts.shape[1]).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
         kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
         described = []
