@@ -26,7 +26,7 @@ PYTEST := $(PY) -m pytest -q
 # One worker per core where pytest-xdist is installed; a machine with packages of its own (SYSTEM=1) may lack it.
 WORKERS = $$($(PY) -c "import xdist" 2>/dev/null && echo "-n auto --maxprocesses 8 --dist worksteal")
 
-.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model latent-rm figure example clean
+.PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model latent-rm figure evaluate example clean
 
 demo: build
 	$(PY) -m latent_ext.cli.app demo
@@ -101,6 +101,10 @@ latent-rm: build $(STATE)/test
 figure: build
 	$(PIP) "matplotlib>=3.8"
 	$(PY) bench/scaling_curve.py
+
+# The shipped model on 500 held-out problems: tables with intervals, and the run in build/evaluate (goes on where it was).
+evaluate: build
+	$(PY) -m latent_ext.cli.app evaluate examples/evaluate/shipped.yaml --out build/evaluate --threads 2
 
 # A checkpoint in LatentTTS's layout: accelerated, against a loop over the stock modules.
 example: build

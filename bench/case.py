@@ -18,6 +18,7 @@ from phases import recorded_phases
 from shapes import Shape
 
 import latent_ext
+from latent_ext.engine.flops import cost_of
 from latent_ext.models.packed import WEIGHTS
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import question_key, trajectory_keys
@@ -171,7 +172,7 @@ def _measure(case: Case, shape: Shape, baselines: Mapping[str, Baseline], report
         "wall_s": dict.fromkeys(METHODS),
         "ratio": dict.fromkeys(METHODS[1:]),
         "runs": dict.fromkeys(METHODS, 0),
-        **_operations(case, shape, results),
+        **_operations(shape, results),
         "fma_gflop_per_s": None,
         "floor_cpu_s": None,
         "share_of_floor": None,
@@ -225,22 +226,8 @@ def counter_randomness(case: Case, shape: Shape) -> CounterRandomness:
     return CounterRandomness(case.bound_sampler, case.seed, keys)
 
 
-def _operations(case: Case, shape: Shape, results: list[Result]) -> dict[str, Any]:
-    drawn = [
-        (b, len(trajectory.tokens) + bool(trajectory.finished))
-        for b, result in enumerate(results)
-        for trajectory in result.trajectories
-        if trajectory.tokens is not None
-    ]
-    counts = floor.operations(
-        floor.BodyOperations.of(shape.model.hf.config),
-        floor.BodyOperations.of(shape.reward.module.body.config),
-        prompts=[len(shape.model.encode(question)) for question in shape.questions],
-        n=case.n,
-        latent_length=shape.model.family.latent_length,
-        sampler=case.bound_sampler,
-        vocabulary=shape.model.lm_head.shape[0],
-        drawn=drawn,
-    )
-    by_phase = {phase: count / 1e9 for phase, count in counts.items()}
-    return {"gflop": sum(by_phase.values()), "gflop_by_phase": by_phase}
+def _operations(shape: Shape, results: list[Result]) -> dict[str, Any]:
+    cost = cost_of(shape.model, shape.reward, results)
+    assert cost.flops is not None
+    by_phase = {phase: count / 1e9 for phase, count in cost.phases.items()}
+    return {"gflop": cost.flops / 1e9, "gflop_by_phase": by_phase}

@@ -16,8 +16,12 @@ from latent_ext.cli.convert import EXAMPLES as CONVERT_EXAMPLES
 from latent_ext.cli.convert import convert
 from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
 from latent_ext.cli.demo import demo
+from latent_ext.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from latent_ext.cli.evaluate import evaluate
 from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
 from latent_ext.cli.info import info
+from latent_ext.cli.merge import EXAMPLES as MERGE_EXAMPLES
+from latent_ext.cli.merge import merge
 from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
 from latent_ext.cli.solve import solve
 from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
@@ -38,6 +42,8 @@ app = typer.Typer(
 _COMMANDS = (
     (demo, DEMO_EXAMPLES),
     (solve, SOLVE_EXAMPLES),
+    (evaluate, EVALUATE_EXAMPLES),
+    (merge, MERGE_EXAMPLES),
     (annotate, ANNOTATE_EXAMPLES),
     (train_rm, TRAIN_RM_EXAMPLES),
     (convert, CONVERT_EXAMPLES),

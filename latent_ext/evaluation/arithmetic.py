@@ -20,74 +20,85 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 MAX_VALUE = 1999
 MAX_STEPS = 6
 SPLITS = ("train", "valid", "test")
 
-_SMALL_FACTORS = (2, 3, 4, 5)
-_MAX_SMALL_MULTIPLICAND = 30
-_MAX_SMALL_DIVIDEND = 150
 
-_NAMES = (
-    ("Mia", "she", "her"),
-    ("Anna", "she", "her"),
-    ("Lena", "she", "her"),
-    ("Nora", "she", "her"),
-    ("Ruth", "she", "her"),
-    ("Tom", "he", "him"),
-    ("Ben", "he", "him"),
-    ("Omar", "he", "him"),
-    ("Paul", "he", "him"),
-    ("Leo", "he", "him"),
-)
-_ITEMS = ("apples", "books", "coins", "eggs", "marbles", "pens", "shells", "stamps", "stones", "tickets")
-_STARTS = ("{name} has {n} {items}.", "{name} starts with {n} {items}.")
-_QUESTIONS = (
-    "How many {items} does {name} have now?",
-    "How many {items} does {name} have in the end?",
-)
-_SENTENCES = {
-    "+": (
-        "{They} buys {n} more.",
-        "{They} finds {n} more.",
-        "{They} wins {n} more.",
-        "A friend gives {them} {n} more.",
-    ),
-    "-": ("{They} loses {n}.", "{They} sells {n}.", "{They} gives away {n}.", "A friend borrows {n}."),
-    "*": ("Soon {they} has {n} times as many.", "The number grows to {n} times its size."),
-    "/": (
-        "{They} splits them into {n} equal piles and keeps one.",
-        "{They} packs them into {n} equal boxes and keeps one.",
-    ),
-}
+@dataclass(frozen=True)
+class Numbers:
+    """Which operands a story may have; values stay in [1, `MAX_VALUE`] whatever they are.
+
+    Attributes:
+        start: least and greatest value that the story begins with.
+        addend: least and greatest of what is added or taken away.
+        factors: beside 10, of multiplications and divisions.
+        most_multiplied, most_divided: greatest value that one of `factors` multiplies or divides.
+    """
+
+    start: tuple[int, int] = (2, 30)
+    addend: tuple[int, int] = (1, 9)
+    factors: tuple[int, ...] = (2, 3, 4, 5)
+    most_multiplied: int = 30
+    most_divided: int = 150
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """What stories are drawn from; the defaults are what the shipped model is trained on.
+class Wording:
+    """The words of a story. Sentences have the fields name, items, n, they, They and them.
 
     Attributes:
-        names: (name, subject pronoun, object pronoun), each equally likely.
-        items: what is counted. A sentence that mentions a story's items otherwise is not drawn for it.
-        starts, questions: first and last sentences, with {name}, {items}, {n} and the pronouns {they} and {them}.
-        sentences: by operation "+", "-", "*" and "/", with {They} besides.
-        first: smallest and largest first value.
-        addends: smallest and largest number that is added or taken away.
+        names: with the two pronouns of each.
+        items: plural nouns.
+        starts, questions: first and last sentence.
+        sentences: of each operation.
     """
 
-    names: tuple[tuple[str, str, str], ...] = _NAMES
-    items: tuple[str, ...] = _ITEMS
-    starts: tuple[str, ...] = _STARTS
-    questions: tuple[str, ...] = _QUESTIONS
-    sentences: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _SENTENCES)
-    first: tuple[int, int] = (2, 30)
-    addends: tuple[int, int] = (1, 9)
+    names: tuple[tuple[str, str, str], ...]
+    items: tuple[str, ...]
+    starts: tuple[str, ...]
+    questions: tuple[str, ...]
+    sentences: Mapping[str, tuple[str, ...]]
 
 
-TRAINED = Distribution()
+WORDING = Wording(
+    names=(
+        ("Mia", "she", "her"),
+        ("Anna", "she", "her"),
+        ("Lena", "she", "her"),
+        ("Nora", "she", "her"),
+        ("Ruth", "she", "her"),
+        ("Tom", "he", "him"),
+        ("Ben", "he", "him"),
+        ("Omar", "he", "him"),
+        ("Paul", "he", "him"),
+        ("Leo", "he", "him"),
+    ),
+    items=("apples", "books", "coins", "eggs", "marbles", "pens", "shells", "stamps", "stones", "tickets"),
+    starts=("{name} has {n} {items}.", "{name} starts with {n} {items}."),
+    questions=(
+        "How many {items} does {name} have now?",
+        "How many {items} does {name} have in the end?",
+    ),
+    sentences={
+        "+": (
+            "{They} buys {n} more.",
+            "{They} finds {n} more.",
+            "{They} wins {n} more.",
+            "A friend gives {them} {n} more.",
+        ),
+        "-": ("{They} loses {n}.", "{They} sells {n}.", "{They} gives away {n}.", "A friend borrows {n}."),
+        "*": ("Soon {they} has {n} times as many.", "The number grows to {n} times its size."),
+        "/": (
+            "{They} splits them into {n} equal piles and keeps one.",
+            "{They} packs them into {n} equal boxes and keeps one.",
+        ),
+    },
+)
+NUMBERS = Numbers()
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,7 @@ def stream(*, split: str, steps: tuple[int, int] = (2, 5), seed: int) -> Iterato
     seen: set[bytes] = set()
     while True:
         question, chain, answer = draw(rng, rng.randint(fewest, most))
-        digest = digest_of(question)
+        digest = text_hash(question)
         if _split_of_digest(digest) != split or digest in seen:
             continue
         seen.add(digest)
@@ -190,7 +201,7 @@ def stream(*, split: str, steps: tuple[int, int] = (2, 5), seed: int) -> Iterato
 
 def split_of(question: str) -> str:
     """The split a question belongs to, decided by the BLAKE2b hash of its text alone."""
-    return _split_of_digest(digest_of(question))
+    return _split_of_digest(text_hash(question))
 
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
@@ -198,8 +209,8 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
     Path(path).write_text("".join(problem.to_json() + "\n" for problem in problems), encoding="utf-8")
 
 
-def digest_of(question: str) -> bytes:
-    """The 16 bytes that name a text and decide its split (BLAKE2b)."""
+def text_hash(question: str) -> bytes:
+    """16 bytes of BLAKE2b, from which a question has its split and its name."""
     return hashlib.blake2b(question.encode("utf-8"), digest_size=16).digest()
 
 
@@ -209,52 +220,46 @@ def _split_of_digest(digest: bytes) -> str:
 
 
 def draw(
-    rng: random.Random, n_steps: int, distribution: Distribution = TRAINED
+    rng: random.Random, n_steps: int, *, wording: Wording = WORDING, numbers: Numbers = NUMBERS
 ) -> tuple[str, list[str], int]:
-    """One story of `n_steps` operations: its text, its chain and its answer.
-
-    Args:
-        rng: is drawn from.
-        n_steps: operations, at least 1.
-        distribution: names, wordings and numbers.
-    """
-    name, they, them = rng.choice(distribution.names)
-    items = rng.choice(distribution.items)
+    """One story of `n_steps` operations: its text, its chain and its answer."""
+    name, they, them = rng.choice(wording.names)
+    items = rng.choice(wording.items)
     words = {"name": name, "items": items, "they": they, "They": they.capitalize(), "them": them}
-    value = rng.randint(*distribution.first)
-    sentences = [rng.choice(distribution.starts).format(n=value, **words)]
+    value = rng.randint(*numbers.start)
+    sentences = [rng.choice(wording.starts).format(n=value, **words)]
     chain: list[str] = []
     previous: tuple[str, int] | None = None
     for _ in range(n_steps):
-        operation, operand = _draw_operation(rng, value, previous, distribution.addends)
+        operation, operand = _draw_operation(rng, value, previous, numbers)
         result = _apply(operation, value, operand)
-        wordings = [text for text in distribution.sentences[operation] if f" {items} " not in text]
-        sentences.append(rng.choice(wordings).format(n=operand, **words))
+        sentences.append(rng.choice(wording.sentences[operation]).format(n=operand, **words))
         chain.append(f"<<{value}{operation}{operand}={result}>>")
         value, previous = result, (operation, operand)
-    sentences.append(rng.choice(distribution.questions).format(**words))
+    sentences.append(rng.choice(wording.questions).format(**words))
     return " ".join(sentences), chain, value
 
 
 def _draw_operation(
-    rng: random.Random, value: int, previous: tuple[str, int] | None, addends: tuple[int, int]
+    rng: random.Random, value: int, previous: tuple[str, int] | None, numbers: Numbers
 ) -> tuple[str, int]:
     """Draws the kind of operation first and its operand second, among those that keep the value in range."""
-    smallest, largest = addends
+    least, most = numbers.addend
+    divided = (*numbers.factors, 10)
     operands = {
-        "+": range(smallest, min(largest, MAX_VALUE - value) + 1),
-        "-": range(smallest, min(largest, value - 1) + 1),
-        "*": [m for m in _SMALL_FACTORS if value <= _MAX_SMALL_MULTIPLICAND]
+        "+": range(least, min(most, MAX_VALUE - value) + 1),
+        "-": range(least, min(most, value - 1) + 1),
+        "*": [m for m in numbers.factors if value <= numbers.most_multiplied]
         + [10] * (value * 10 <= MAX_VALUE),
         # A division that undoes the multiplication just before it would give the answer away.
-        "/": [k for k in (*_SMALL_FACTORS, 10) if _divides(k, value) and previous != ("*", k)],
+        "/": [k for k in divided if _divides(k, value, numbers) and previous != ("*", k)],
     }
     operation = rng.choice([kind for kind, allowed in operands.items() if allowed])
     return operation, rng.choice(operands[operation])
 
 
-def _divides(divisor: int, value: int) -> bool:
-    within = divisor == 10 or value <= _MAX_SMALL_DIVIDEND
+def _divides(divisor: int, value: int, numbers: Numbers) -> bool:
+    within = divisor == 10 or value <= numbers.most_divided
     return within and value % divisor == 0 and value // divisor >= 2
 
 

@@ -107,16 +107,29 @@ def selected_accuracy(
     Averaging over groups uses the whole pool; group i holds trajectories i*k .. i*k + k - 1, and for k = N it
     is the rule itself. What does not choose an answer is wrong.
     """
-    flags = correct_flags(result, gold)
-    answers, scores = result.answers, result.scores
-    if not 1 <= k <= len(flags):
-        raise ValueError(f"k: got {k}; 1 to {len(flags)} (the run's trajectories) are allowed")
-    groups = [range(start, start + k) for start in range(0, len(flags) - k + 1, k)]
+    return selected_share(rule, result.answers, result.scores, correct_flags(result, gold), k)
+
+
+def selected_share(
+    rule: SelectionRule,
+    answers: Sequence[str | None],
+    scores: Sequence[float | None],
+    correct: Sequence[bool],
+    k: int,
+) -> float:
+    """`selected_accuracy` of answers, scores and flags by trajectory.
+
+    >>> from latent_ext.search import majority_vote
+    >>> selected_share(majority_vote, ["4", "5", "5", "5"], [None] * 4, [False, True, True, True], 2)
+    0.5
+    """
+    if not 1 <= k <= len(correct):
+        raise ValueError(f"k: got {k}; 1 to {len(correct)} (the run's trajectories) are allowed")
     hits = []
-    for group in groups:
-        selection = rule([answers[n] for n in group], [scores[n] for n in group])
-        hits.append(selection.chosen is not None and flags[group[selection.chosen]])
-    return float(np.mean(hits))
+    for start in range(0, len(correct) - k + 1, k):
+        chosen = rule(answers[start : start + k], scores[start : start + k]).chosen
+        hits.append(chosen is not None and correct[start + chosen])
+    return sum(hits) / len(hits)
 
 
 def within_question_auc(scores: Sequence[float | None], correct: Sequence[bool]) -> float | None:

@@ -1,131 +1,152 @@
-"""Problems outside the distribution that the shipped model is trained on, one change at a time.
+"""Controlled shifts of the shipped model's task: one thing at a time differs from what it was trained on.
 
-Shift "none" is what the others are compared with: five steps, within the trained distribution (one to six).
-Every other shift changes one thing of it, and shows in each of its problems:
+All problems are of the "test" split of `latent_ext.evaluation.arithmetic`, which the hash of a text decides, so none is a
+training problem. All but the longer ones have five steps.
 
-    longer     seven steps, one more than was ever trained, and one more than there are thoughts
-    longest    eight steps
-    operands   10 to 29 is added or taken away (trained: 1 to 9)
-    starts     the first value is 31 to 99 (trained: 2 to 30)
-    templates  every sentence has a wording that was never trained
-    items      what is counted is called by another noun of the vocabulary (boxes, piles)
-    pronouns   a trained "she" is called "he", and the other way round
+- "none": as in training.
+- "longer", "longest": seven and eight steps; training had one to six.
+- "larger": starts from 31 to 99 and addends from 10 to 99 (training: up to 30 and 9). Values up to 99 are multiplied and up
+  to 495 divided by a small factor (training: 30 and 150). Factors are the same, and values stay within 1 to 1999, so that
+  answers do not leave the range of training.
+- "wording": sentences that training never had, of the same meaning.
+- "items": boxes and piles are counted; in training they only held what was counted.
+- "names": the ten names with the pronouns that training never gave them.
 
-All words are of the shipped tokenizer's closed vocabulary, which refuses others. Two shifts cannot be built in it: new
-names (all the vocabulary's are trained; renaming therefore changes items and pronouns) and answers beyond 1999, which
-would no longer be the same task of at most four digits with a known range of values.
-
-Problems have texts of the test split, which no training text has, whatever its distribution: splits are a hash of the
-text (`latent_ext.evaluation.arithmetic`). What follows from a change moves with it: larger first values leave fewer
-multiplications in range.
+The vocabulary of the shipped tokenizer is closed, and every question of every shift is read by it. New names are no shift
+here: of words that can open a text it has the ten names of training alone.
 """
 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from latent_ext.evaluation.arithmetic import TRAINED, Distribution, Problem, digest_of, draw, split_of
+from latent_ext.evaluation.arithmetic import (
+    NUMBERS,
+    WORDING,
+    Numbers,
+    Problem,
+    Wording,
+    draw,
+    split_of,
+    text_hash,
+)
 
-_PRONOUN = re.compile(r"\b([Ss]he|[Hh]e|her|him)\b")
+STEPS = 5
 
-
-def _always(question: str, chain: list[str]) -> bool:
-    return True
-
-
-def _adds(question: str, chain: list[str]) -> bool:
-    return any("+" in step or "-" in step for step in chain)
-
-
-def _has_pronoun(question: str, chain: list[str]) -> bool:
-    return _PRONOUN.search(question) is not None
+_SENTENCES = {
+    "+": (
+        "Soon {they} finds {n} more.",
+        "{name} buys {n} more {items}.",
+        "{They} has {n} more now.",
+    ),
+    "-": (
+        "Soon {they} sells {n}.",
+        "{name} loses {n} {items}.",
+        "A friend borrows {n} and keeps them.",
+    ),
+    "*": (
+        "{They} has {n} times as many now.",
+        "Soon the number grows to {n} times its size.",
+    ),
+    "/": (
+        "{They} splits the {items} into {n} piles and keeps one.",
+        "Soon {they} packs the {items} into {n} boxes and keeps one.",
+    ),
+}
+_PRONOUNS = {"she": ("he", "him"), "he": ("she", "her")}
 
 
 @dataclass(frozen=True)
 class Shift:
-    """One change.
+    """How stories are drawn.
 
     Attributes:
-        steps: operations of every problem.
-        distribution: what the stories are drawn from.
-        shows: whether a story (question, chain) has anything that the change changes; others are not taken.
+        what: one clause on what differs from training.
+        steps: operations of every story.
+        wordings: one of which a story is written in.
+        numbers: its operands.
     """
 
-    steps: int = 5
-    distribution: Distribution = TRAINED
-    shows: Callable[[str, list[str]], bool] = _always
+    what: str
+    steps: int = STEPS
+    wordings: tuple[Wording, ...] = (WORDING,)
+    numbers: Numbers = NUMBERS
 
 
-_NEW_WORDINGS = replace(
-    TRAINED,
-    starts=("{name} finds {n} {items}.", "{name} buys {n} {items}."),
-    questions=("How many {items} does {they} have now?", "How many does {name} have in the end?"),
-    sentences={
-        "+": (
-            "Soon {they} has {n} more.",
-            "{They} finds {n} more and keeps them.",
-            "{They} wins {n} more {items}.",
-            "A friend gives {them} {n} more {items}.",
-        ),
-        "-": (
-            "{They} loses {n} {items}.",
-            "{They} gives away {n} {items}.",
-            "{They} sells {n} {items}.",
-            "A friend borrows {n} and keeps them.",
-        ),
-        "*": (
-            "Soon {they} has {n} times the number.",
-            "Soon the number grows to {n} times its size.",
-            "The number grows to {n} times as many.",
-        ),
-        "/": (
-            "{They} splits the {items} into {n} equal piles and keeps one.",
-            "{They} packs the {items} into {n} equal boxes and keeps one.",
-            "{They} packs them into {n} equal piles and keeps one.",
-        ),
-    },
-)
-_OTHER = {"she": ("he", "him"), "he": ("she", "her")}
+def _held_by(items: str, holder: str) -> Wording:
+    """Counts `items`, which are divided into what `holder` names alone: boxes are not packed into boxes."""
+    divisions = tuple(text for text in WORDING.sentences["/"] if holder in text)
+    return replace(WORDING, items=(items,), sentences={**WORDING.sentences, "/": divisions})
+
 
 SHIFTS: dict[str, Shift] = {
-    "none": Shift(),
-    "longer": Shift(steps=7),
-    "longest": Shift(steps=8),
-    "operands": Shift(distribution=replace(TRAINED, addends=(10, 29)), shows=_adds),
-    "starts": Shift(distribution=replace(TRAINED, first=(31, 99))),
-    "templates": Shift(distribution=_NEW_WORDINGS),
-    "items": Shift(distribution=replace(TRAINED, items=("boxes", "piles"))),
-    "pronouns": Shift(
-        distribution=replace(TRAINED, names=tuple((name, *_OTHER[they]) for name, they, _ in TRAINED.names)),
-        shows=_has_pronoun,
+    "none": Shift("as in training"),
+    "longer": Shift("seven steps", steps=7),
+    "longest": Shift("eight steps", steps=8),
+    "larger": Shift(
+        "larger numbers",
+        numbers=Numbers(start=(31, 99), addend=(10, 99), most_multiplied=99, most_divided=495),
+    ),
+    "wording": Shift(
+        "new sentences",
+        wordings=(
+            replace(
+                WORDING,
+                starts=("{name} buys {n} {items}.", "{name} finds {n} {items}."),
+                questions=("How many does {they} have now?", "How many {items} does {they} have in the end?"),
+                sentences=_SENTENCES,
+            ),
+        ),
+    ),
+    "items": Shift(
+        "boxes and piles are counted", wordings=(_held_by("boxes", "piles"), _held_by("piles", "boxes"))
+    ),
+    "names": Shift(
+        "names with the other pronouns",
+        wordings=(
+            replace(WORDING, names=tuple((name, *_PRONOUNS[they]) for name, they, _ in WORDING.names)),
+        ),
     ),
 }
+"""What can be shifted, by name."""
 
 
-def problems(shift: str, *, count: int, seed: int) -> list[Problem]:
-    """Problems of one shift, no question twice.
+def problems(shift: str, *, count: int, seed: int = 0) -> list[Problem]:
+    """Different problems of one shift.
 
     Args:
-        shift: a key of `SHIFTS`.
+        shift: one of `SHIFTS`.
         count: how many, at least 1.
-        seed: the same seed gives the same problems in the same order, and the first k of a longer list.
+        seed: the same seed gives the same problems in the same order, and the first k of a longer run.
+
+    Returns:
+        Problems named ``"<shift>-<12 hex digits of the text's hash>"``, no question twice.
 
     Raises:
-        ValueError: for an unknown shift or a count below 1.
+        ValueError: naming the argument, what was given and what is allowed.
+
+    >>> problems("longer", count=1)[0].n_steps
+    7
     """
     if shift not in SHIFTS:
         raise ValueError(f"shift: got {shift!r}; allowed are {', '.join(SHIFTS)}")
-    if count < 1:
-        raise ValueError(f"count: got {count}; at least 1 problem is needed")
-    chosen = SHIFTS[shift]
-    rng = random.Random(seed)
-    found: dict[bytes, Problem] = {}
-    while len(found) < count:
-        question, chain, answer = draw(rng, chosen.steps, chosen.distribution)
-        digest = digest_of(question)
-        if split_of(question) == "test" and digest not in found and chosen.shows(question, chain):
-            found[digest] = Problem(f"{shift}-{digest.hex()[:12]}", question, tuple(chain), str(answer))
-    return list(found.values())
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"count: got {count!r}; a whole number >= 1 is needed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError(f"seed: got {seed!r}; a whole number is needed")
+    drawn = _stream(shift, seed)
+    return [next(drawn) for _ in range(count)]
+
+
+def _stream(name: str, seed: int) -> Iterator[Problem]:
+    shift, rng, seen = SHIFTS[name], random.Random(seed), set()
+    while True:
+        wording = shift.wordings[0] if len(shift.wordings) == 1 else rng.choice(shift.wordings)
+        question, chain, answer = draw(rng, shift.steps, wording=wording, numbers=shift.numbers)
+        digest = text_hash(question)
+        if split_of(question) != "test" or digest in seen:
+            continue
+        seen.add(digest)
+        yield Problem(f"{name}-{digest.hex()[:12]}", question, tuple(chain), str(answer))

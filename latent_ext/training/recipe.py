@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from latent_ext.recipes import check_keys, read_mapping, shown
 from latent_ext.rewards.latent_rm import REFERENCES
 from latent_ext.training.losses import FORMS
 
@@ -101,7 +100,7 @@ class Recipe:
             # Under `from __future__ import annotations` a field's type is its text.
             kind: Any = {"str": str, "bool": bool, "int": int, "float": (int, float)}[str(field.type)]
             if not isinstance(value, kind) or (isinstance(value, bool) and field.type != "bool"):
-                raise ValueError(f"{field.name}: got {value!r}; a {field.type} is needed")
+                raise ValueError(f"{field.name}: got {shown(value)}; a {field.type} is needed")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
@@ -128,27 +127,9 @@ def read_recipe(path: str | Path, replaced: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: naming the file, key or value at fault.
     """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe: {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"recipe: {path} is not YAML: {error}") from None
-    settings: dict[Any, Any] = {} if found is None else found
-    if not isinstance(settings, dict):
-        raise ValueError(f"recipe: {path} holds {type(settings).__name__}; keys and values are needed")
-    for text in replaced:
-        key, given, value = text.partition("=")
-        if not given:
-            raise ValueError(f"set: got {text!r}; key=value is needed")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"set: got {text!r}; its value is not YAML") from None
+    settings = read_mapping(path, replaced)
     known = {field.name: field for field in fields(Recipe)}
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"recipe: got the key {key!r}; allowed are {', '.join(known)}")
+    check_keys(settings, known, "recipe")
     for key in ("labels", "validation", "output"):
         if key not in settings:
             raise ValueError(f"recipe: the key {key!r} is missing; give it in {path} or with --set {key}=...")
@@ -158,5 +139,5 @@ def read_recipe(path: str | Path, replaced: Sequence[str] = ()) -> Recipe:
             try:
                 settings[key] = float(value)
             except ValueError:
-                raise ValueError(f"{key}: got {value!r}; a float is needed") from None
+                raise ValueError(f"{key}: got {shown(value)}; a float is needed") from None
     return Recipe(**settings)

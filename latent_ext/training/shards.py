@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latent_ext.training.durable import append_text, sync_directory, write_text
+from latent_ext.durable import append_text, sync_directory, write_text
 from latent_ext.training.index import INDEX, LabelError, index_lines, whole_parts
 from latent_ext.training.labelled import LabelledQuestion
 

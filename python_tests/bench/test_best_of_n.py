@@ -11,7 +11,6 @@ from typing import Any
 
 import best_of_n
 import case as cases
-import floor
 import grid
 import plot_best_of_n
 import pytest
@@ -179,46 +178,6 @@ def test_near_ties_are_no_difference_and_wide_gaps_are(built: dict[str, Shape]) 
     found = compare(shape.model, ours, level)
     assert found.same
     assert found.identical_winners == 0
-
-
-def test_operation_counts_are_those_counted_by_hand() -> None:
-    gpt2 = floor.BodyOperations.of(GPT2Config(n_embd=2, n_layer=1, n_head=1))
-    # 4 * 2 * 2 attention weights and 2 * 2 * 8 of the MLP; two products of width 2 per seen position.
-    assert gpt2 == floor.BodyOperations(linear=2 * 48, per_key=8, hidden=2)
-    assert gpt2.read(3, 5) == 2 * 96 + (4 + 5) * 8
-    llama = floor.BodyOperations.of(
-        LlamaConfig(
-            hidden_size=4, intermediate_size=6, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=2,
-        )
-    )  # fmt: skip
-    # q and o 4 x 4, k and v 4 x 2, three 4 x 6 in the MLP, in two layers.
-    assert llama == floor.BodyOperations(linear=2 * 2 * (32 + 16 + 72), per_key=2 * 2 * 2 * 4, hidden=4)
-
-
-def hand_counted(sampler: str, scope: str) -> dict[str, int]:
-    gpt2 = floor.BodyOperations(linear=96, per_key=8, hidden=2)
-    return floor.operations(
-        gpt2, gpt2, prompts=[3], n=2, latent_length=2, sampler=Sampler.parse(sampler, scope=scope),  # type: ignore[arg-type]
-        vocabulary=5, drawn=[(0, 2)],
-    )  # fmt: skip
-
-
-def test_phases_of_a_small_run_equal_the_count_by_hand() -> None:
-    # Reads of one position that sees k: 96 + 8 k. Prompt of 3: sees 1, 2, 3; z_1 sees 4, z_2 5, end 6, token 7.
-    expected = {
-        "read_prompts": 3 * 96 + 8 * (1 + 2 + 3),
-        "sample": 2 * (96 + 8 * 4),
-        "read_reward_prompts": 3 * 96 + 8 * (1 + 2 + 3),
-        "score": 2 * (2 * 96 + 8 * (4 + 5) + 2 * 4),
-        "answer": 3 * 96 + 8 * (5 + 6 + 7) + 2 * 20,
-    }
-    assert hand_counted("noise:0.6", "latent") == expected
-    assert hand_counted("noise:0.6", "prompt+latent") == expected
-    last_token_by_row = {"read_prompts": 2 * 96 + 8 * 3, "sample": 2 * (2 * 96 + 8 * (3 + 4))}
-    assert hand_counted("dropout:0.2", "latent") == expected | last_token_by_row
-    prompt_by_row = {"read_prompts": 0, "sample": 2 * (4 * 96 + 8 * (1 + 2 + 3 + 4))}
-    assert hand_counted("dropout:0.2", "prompt+latent") == expected | prompt_by_row
 
 
 def test_a_random_question_has_exactly_the_wanted_length(built: dict[str, Shape]) -> None:

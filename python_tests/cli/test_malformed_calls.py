@@ -55,6 +55,12 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         (("annotate", "no_labels_here", "--merge"), "run.json cannot be read"),
         (("annotate", "labels", "--generate", "2", "--merge"), "merge: takes no problems"),
         (("train-rm", "no_such_recipe.yaml"), "no_such_recipe.yaml cannot be read"),
+        (("evaluate", "no_such_recipe.yaml", "--out", "run"), "no_such_recipe.yaml cannot be read"),
+        (("evaluate", "recipe.yaml"), "--out"),
+        (("evaluate", "recipe.yaml", "--out", "run", "--shard", "4/3"), "shard: got '4/3'"),
+        (("evaluate", "recipe.yaml", "--out", "run", "--executor", "slurm"), "executor: got 'slurm'"),
+        (("evaluate", "recipe.yaml", "--out", "run", "--threads", "0"), "threads: got 0"),
+        (("merge", "no_such_run", "--out", "run"), "settings.json cannot be read"),
         (("info", "more"), "more"),
     ],
 )

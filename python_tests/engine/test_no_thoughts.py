@@ -61,7 +61,7 @@ def test_the_cost_is_of_prompt_and_answers_alone() -> None:
     model = _model("gpt2")
     results = solve(model, QUESTIONS[0], n=3, sampler="none", temperature=1.0, max_answer_tokens=1)
     cost = cost_of(model, None, results)
-    assert (cost.thoughts, cost.phases["latent"]) == (0, 0)
+    assert (cost.thoughts, cost.phases["sample"]) == (0, 0)
     assert cost == expand(
         model, prompt_tokens=len(model.encode(QUESTIONS[0])), answer_tokens=1, n=3, sampler="none"
     )
