@@ -19,9 +19,13 @@ def check_beam(model: LatentModel) -> None:
     """Refuses models whose trajectories a beam search cannot compare thought by thought.
 
     Raises:
-        ValueError: if rows end their thoughts by themselves, or thoughts are depth steps.
+        ValueError: if rows end their thoughts by themselves, thoughts are depth steps, or there are none (T = 0).
     """
     feedback = model.feedback
+    if model.family.latent_length == 0:
+        raise ValueError(
+            "beam: trajectories are pruned after every thought; with latent_length=0 there is none"
+        )
     if isinstance(feedback, ThoughtHead) and model.semantics.stop == "fixed":
         return
     what = (

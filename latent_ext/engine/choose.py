@@ -143,6 +143,8 @@ def _why_not(
         return f"its thoughts are formed by a rule in Python ({type(feedback).__name__})"
     if model.ids.stops:
         return "several tokens end its answers"
+    if model.device.type == "cuda" and model.family.latent_length == 0:
+        return "it has no latent phase, which the rungs are for"
     if model.device.type == "cuda" and weights is not None and weights not in DTYPES:
         return f"on CUDA it computes in {' or '.join(DTYPES)}, not in {weights}"
     if model.semantics.stop != "fixed":

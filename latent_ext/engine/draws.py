@@ -15,8 +15,13 @@ def check_sampler(model: LatentModel, sampler: Sampler) -> None:
     """Refuses a sampler with a part that does nothing in this family, or that the model's switches exclude.
 
     Raises:
-        ValueError: naming the part and those that are allowed.
+        ValueError: naming the part and those that are allowed; for any part, where there are no thoughts (T = 0).
     """
+    if model.family.latent_length == 0 and not sampler.deterministic:
+        raise ValueError(
+            f"sampler: got {str(sampler)!r}; with latent_length=0 there are no thoughts to sample: 'none' is allowed, "
+            "and a temperature for the tokens"
+        )
     if sampler.head is not None and "head" not in model.feedback.randomness:
         raise ValueError(f"sampler: got {str(sampler)!r}; this model has no Gaussian head to draw from")
     if model.semantics.pads == "visible" and sampler.acts_in_body:

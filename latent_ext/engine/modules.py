@@ -153,10 +153,11 @@ class ModulesEngine:
             return LatentRun(request, thoughts, state, scoring.scores, row_keys, lineage)
         if leaders is not None:
             of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
-            pages.ancestry[:, : steps - 1] = leaders[of_leader].unsqueeze(1)
+            pages.ancestry[:, : max(steps - 1, 0)] = leaders[of_leader].unsqueeze(1)
             pages.lengths = rows.lengths[of_leader]
             thoughts, thought = thoughts[of_leader], thought[of_leader]
-        run = LatentRun(request, thoughts, _State(prompts, pages, thought, keys, seed))
+        # Without thoughts (T = 0) the end token follows the prompt.
+        run = LatentRun(request, thoughts, _State(prompts, pages, thought if steps else None, keys, seed))
         return self._scored(run, reward, reward_cache)
 
     def next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]

@@ -149,7 +149,7 @@ class NativeEngine:
         else:
             first = cache.last_hidden[prompt_index]
         # The last prompt token where it is still to be read, and all thoughts but the last.
-        room = steps if cache.last_hidden is None else steps - 1
+        room = steps if cache.last_hidden is None else max(steps - 1, 0)
         places = max(room, 1)
         key, value = self.packed.new_cache(capacity, places), self.packed.new_cache(capacity, places)
         ancestry = torch.arange(capacity).unsqueeze(1).expand(capacity, places).contiguous()
@@ -160,42 +160,43 @@ class NativeEngine:
         final_prompts = torch.empty(capacity, dtype=torch.int64)
         packed_reward = None if reward is None else self._packed_reward(reward)
         dropout = sampler.dropout
-        ops.latent_rollout(
-            self.packed.data,
-            self.packed.position_embedding,
-            first,
-            cache.last_hidden is not None,
-            keys,
-            seed,
-            prompt_index,
-            cache.lengths,
-            cache.key,
-            cache.value,
-            key,
-            value,
-            ancestry,
-            0,
-            None if packed_reward is None else packed_reward.data,
-            None if packed_reward is None else packed_reward.position_embedding,
-            None if packed_reward is None else question,
-            None if reward_cache is None else reward_cache.lengths,
-            None if reward_cache is None else reward_cache.key,
-            None if reward_cache is None else reward_cache.value,
-            p=dropout.p if dropout else 0.0,
-            per_trajectory=bool(dropout and dropout.per == "trajectory"),
-            embedding=bool(dropout and dropout.sites == "residual+embedding"),
-            svp=sampler.svp,
-            sigma=sampler.noise.sigma if sampler.noise else 0.0,
-            relative=bool(sampler.noise and sampler.noise.relative),
-            questions=request.questions,
-            keep=[count for count, _ in kept],
-            candidates=1 if beam is None else beam.candidates,
-            thoughts=thoughts,
-            step_scores=scores,
-            lineage=lineage,
-            final_keys=final_keys,
-            final_prompts=final_prompts,
-        )
+        if steps:
+            ops.latent_rollout(
+                self.packed.data,
+                self.packed.position_embedding,
+                first,
+                cache.last_hidden is not None,
+                keys,
+                seed,
+                prompt_index,
+                cache.lengths,
+                cache.key,
+                cache.value,
+                key,
+                value,
+                ancestry,
+                0,
+                None if packed_reward is None else packed_reward.data,
+                None if packed_reward is None else packed_reward.position_embedding,
+                None if packed_reward is None else question,
+                None if reward_cache is None else reward_cache.lengths,
+                None if reward_cache is None else reward_cache.key,
+                None if reward_cache is None else reward_cache.value,
+                p=dropout.p if dropout else 0.0,
+                per_trajectory=bool(dropout and dropout.per == "trajectory"),
+                embedding=bool(dropout and dropout.sites == "residual+embedding"),
+                svp=sampler.svp,
+                sigma=sampler.noise.sigma if sampler.noise else 0.0,
+                relative=bool(sampler.noise and sampler.noise.relative),
+                questions=request.questions,
+                keep=[count for count, _ in kept],
+                candidates=1 if beam is None else beam.candidates,
+                thoughts=thoughts,
+                step_scores=scores,
+                lineage=lineage,
+                final_keys=final_keys,
+                final_prompts=final_prompts,
+            )
         suffix_len = torch.full((last,), room)
         if beam is not None:
             keys, ancestry, prompt_index = final_keys[:last], ancestry[:last], final_prompts[:last]
@@ -237,7 +238,8 @@ class NativeEngine:
         logprobs, finished = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.bool)
         alive = torch.arange(len(rows))
         prompt_index, keys = state.prompt_index[rows], state.keys[rows]
-        thought: Tensor | None = run.thoughts[rows, -1].contiguous()
+        # Without thoughts (T = 0) the end token follows the prompt.
+        thought: Tensor | None = run.thoughts[rows, -1].contiguous() if run.thoughts.shape[1] else None
         token = torch.full((len(rows),), ids.end)
         pages = _Pages(state.key, state.value, state.ancestry[rows], state.suffix_len[rows])
         emitted = 0

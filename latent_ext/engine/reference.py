@@ -33,7 +33,7 @@ from latent_ext.samplers import Sampler
 class _QuestionState:
     cache: DynamicCache  # [trajectories, ...], everything but the last thought
     length: int  # positions in the cache
-    last_thought: Tensor  # [trajectories, hidden]
+    last_thought: Tensor | None  # [trajectories, hidden]; None without thoughts (T = 0)
     keys: Tensor  # [trajectories]
     lineage: Tensor  # [trajectories, T]
 
@@ -129,7 +129,8 @@ class ReferenceEngine:
                 thought, thoughts, lineage = thought[parents], thoughts[parents], lineage[parents]
                 lineage[:, t + 1 :] = torch.arange(width, device=keys.device).unsqueeze(1)
                 stochastic = RowDropout.of(sampler, seed, keys)
-        return _QuestionState(cache, length + steps - 1, thought, keys, lineage), thoughts
+        held = cache.get_seq_length()
+        return _QuestionState(cache, held, thought if steps else None, keys, lineage), thoughts
 
     def read_prompt(
         self, prompt: Tensor, keys: Tensor, seed: Tensor, request: LatentRequest
@@ -268,8 +269,11 @@ class ReferenceEngine:
         cache = copy.deepcopy(state.cache)
         cache.batch_select_indices(torch.tensor([n], device=device))
         dropout = self.answer_dropout(sampler, seeds, keys)
-        self.read(state.last_thought[n].reshape(1, 1, -1), cache, state.length, dropout)
-        return self.answer_from(cache, state.length + 1, keys, seeds, sampler, max_tokens, temperature, top_p)
+        position = state.length
+        if state.last_thought is not None:
+            self.read(state.last_thought[n].reshape(1, 1, -1), cache, position, dropout)
+            position += 1
+        return self.answer_from(cache, position, keys, seeds, sampler, max_tokens, temperature, top_p)
 
     def answer_dropout(self, sampler: Sampler, seed: Tensor, keys: Tensor) -> RowDropout:
         """Dropout of the passes over the answer: none, but for families that say so."""

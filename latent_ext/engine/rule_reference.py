@@ -44,6 +44,7 @@ class RuleReferenceEngine(ReferenceEngine):
             for key in keys:
                 state, fed = self._sample_row(prompt, key.reshape(1), request)
                 listed.append(state)
+                assert state.last_thought is not None
                 padded = torch.zeros(most, state.last_thought.shape[1], dtype=self.model.dtype)
                 padded[: len(fed)] = fed
                 thoughts.append(padded.to(self.model.device))

@@ -64,8 +64,8 @@ def load(
 
     Raises:
         CheckpointError: one sentence that names the file or tensor at fault.
-        ValueError: for an unknown family or switch, a latent_length that is no whole number >= 1, or a device that is
-            not there.
+        ValueError: for an unknown family or switch, a latent_length that is no whole number >= 1 (or 0, where the
+            number is fixed: no thoughts, the end token follows the prompt), or a device that is not there.
         TypeError: for a family that is neither a name nor a family object.
 
     Example:

@@ -37,10 +37,12 @@ def family_of(checkpoint: Checkpoint, semantics: Semantics, latent_length: int |
         latent_length: number of thoughts (CoLaR: the most); None: the checkpoint's, else the family's own.
 
     Raises:
-        ValueError: for a number of thoughts that is no whole number >= 1.
+        ValueError: for a number of thoughts that is no whole number >= 1 (0 where the number is fixed).
         CheckpointError: for a factor of CoLaR's head that is no positive number.
     """
-    given = _steps(latent_length if latent_length is not None else checkpoint.latent_length)
+    # A fixed number of thoughts may be none: the end token then follows the prompt, and a chain is written out.
+    least = 0 if semantics.stop == "fixed" and not is_depth(checkpoint.config) else 1
+    given = _steps(latent_length if latent_length is not None else checkpoint.latent_length, least)
     if is_depth(checkpoint.config):
         return replace(default_family(checkpoint.config), **given)
     if checkpoint.family == "codi":
@@ -77,9 +79,9 @@ def with_length(family: Family, latent_length: int | None) -> Family:
     return replace(family, **given)
 
 
-def _steps(steps: int | None) -> dict[str, Any]:
+def _steps(steps: int | None, least: int = 1) -> dict[str, Any]:
     if steps is None:
         return {}
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= 1 is needed")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < least:
+        raise ValueError(f"latent_length: got {steps!r}; a whole number of thoughts >= {least} is needed")
     return {"latent_length": steps}

@@ -172,7 +172,7 @@ class Run:
         # A beam's trajectories are not those that formed the first thought.
         index_of = numbers if self.beam is None else range(width)
         counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
-        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, -1).tolist()
+        finite = thoughts.isfinite().all(dim=2).reshape(questions, width, thoughts.shape[1]).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
         kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
         described = []

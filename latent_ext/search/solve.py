@@ -261,6 +261,8 @@ def _check_reward(model: LatentModel, reward: LatentRM) -> None:
         raise ValueError(
             "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
         )
+    if model.family.latent_length == 0:
+        raise ValueError("reward: a LatentRM scores thoughts; with latent_length=0 there are none")
     place = reward.head_weight.device
     if place != model.device:
         raise ValueError(f"reward: is on {place}; the model is on {model.device}")
