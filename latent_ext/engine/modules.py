@@ -33,6 +33,14 @@ class _SharedPrompts:
     cache: Prompts | None
     last_hidden: Tensor | None
 
+    def select(self, questions: Tensor) -> _SharedPrompts:
+        """The same of some of the prompts, int64 [questions]."""
+        cache, last = self.cache, self.last_hidden
+        return _SharedPrompts(
+            None if cache is None else cache.select(questions),
+            None if last is None else last[questions.to(last.device)],
+        )
+
 
 @dataclass
 class _State:

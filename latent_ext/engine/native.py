@@ -42,6 +42,16 @@ class _Prompts:
     lengths: Tensor
     last_hidden: Tensor | None
 
+    def select(self, questions: Tensor) -> _Prompts:
+        """The same of some of the prompts, int64 [questions]."""
+        last = self.last_hidden
+        return _Prompts(
+            self.key[:, questions],
+            self.value[:, questions],
+            self.lengths[questions],
+            None if last is None else last[questions],
+        )
+
 
 @dataclass
 class _State:

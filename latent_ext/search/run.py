@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,14 @@ from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.prompt_caches import select_prompts
 from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import trajectory_keys
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
+from latent_ext.search.adaptive import Adaptive, rounds
 from latent_ext.search.result import Trajectory
 
 Progress = Callable[[int, int], None]
@@ -32,6 +34,7 @@ class Run:
         n: trajectories per question that form the first thought.
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
+        adaptive: ends a question before n trajectories; needs `decode_all`.
     """
 
     model: LatentModel
@@ -44,6 +47,7 @@ class Run:
     decode_all: bool
     return_thoughts: bool
     beam: Beam | None = None
+    adaptive: Adaptive | None = None
 
     def over(
         self,
@@ -83,18 +87,29 @@ class Run:
             max_rows=max_rows,
             whole=self.beam is not None,
         )
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None:
+                progress(done, total)
+
         for chunk in chunks:
-            for b, part in self.chunk(chunk, prompts, question_keys):
-                trajectories[b].extend(part)
-                done += len(part) if self.beam is None else self.n
-                if progress is not None:
-                    progress(done, total)
+            for b, listed in self.chunk(chunk, prompts, question_keys, report):
+                trajectories[b] = listed
         return trajectories
 
     def chunk(
-        self, chunk: Chunk, prompts: Sequence[Tensor], question_keys: Sequence[int]
+        self,
+        chunk: Chunk,
+        prompts: Sequence[Tensor],
+        question_keys: Sequence[int],
+        report: Callable[[int], None] = lambda done: None,
     ) -> list[tuple[int, list[Trajectory]]]:
-        """All trajectories of the chunk's questions, in order of n for each question."""
+        """All trajectories of the chunk's questions, in order of n for each question.
+
+        `report` is called with the number of trajectories that were done or need no more be done.
+        """
         own = [prompts[b] for b in chunk.questions]
         cache = self.engine.read_prompts(own, self.sampler)
         reward_cache = None
@@ -104,27 +119,57 @@ class Run:
             reward_cache = self.engine.read_reward_prompts(self.reward, read)
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
         all_keys = trajectory_keys(of_questions, self.n)
-        finished = []
-        winners: list[Trajectory | None] = [None] * len(own)
-        for first, last in chunk.parts:
-            keys = all_keys[:, first:last].contiguous()
-            request = LatentRequest(own, keys, self.sampler, self.seed, self.beam)
-            run = self.engine.sample(request, cache, self.reward, reward_cache)
+        found: list[list[Trajectory]] = [[] for _ in own]
+        winners: list[Trajectory | None] = [None] * len(
+            own
+        )  # where not all is decoded, no question ends early
+        going = list(range(len(own)))
+        for first, last, ends_round in self._ranges(chunk):
+            if len(going) < len(own):
+                group = [own[b] for b in going]
+                shared, scored = select_prompts(cache, going), select_prompts(reward_cache, going)
+            else:
+                group, shared, scored = own, cache, reward_cache
+            keys = all_keys[going, first:last].contiguous()
+            request = LatentRequest(group, keys, self.sampler, self.seed, self.beam)
+            run = self.engine.sample(request, shared, self.reward, scored)
             part = self._describe(run, first)
-            rows = self._rows_to_decode(part, winners)
-            answers = self.engine.answer(
-                run, rows.to(run.thoughts.device), max_tokens=chunk.answer_limit, temperature=self.temperature
-            )
-            width = run.trajectories
-            logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
-            for place, row in enumerate(rows.tolist()):
-                trajectory = part[row // width][row % width]
-                trajectory.tokens = answers.tokens[place]
-                trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
-            for b, listed in zip(chunk.questions, part, strict=True):
-                self._report(b, listed)
-                finished.append((b, listed))
-        return finished
+            self._decode(run, part, winners, chunk.answer_limit)
+            for place, listed in zip(going, part, strict=True):
+                self._report(chunk.questions[place], listed)
+                found[place].extend(listed)
+            report(len(going) * (last - first))
+            if self.adaptive is not None and ends_round:
+                settled = [b for b in going if self.adaptive.settled(chunk.questions[b], found[b])]
+                going = [b for b in going if b not in settled]
+                report(len(settled) * (self.n - last))
+                if not going:
+                    break
+        return list(zip(chunk.questions, found, strict=True))
+
+    def _ranges(self, chunk: Chunk) -> Iterator[tuple[int, int, bool]]:
+        """Trajectories to draw at a time, [first, last), and whether a round ends with them."""
+        width = chunk.parts[0][1] - chunk.parts[0][0]
+        for first, last in rounds(self.n) if self.adaptive is not None else [(0, self.n)]:
+            for start in range(first, last, width):
+                end = min(start + width, last)
+                yield start, end, end == last
+
+    def _decode(
+        self, run: LatentRun, part: list[list[Trajectory]], winners: list[Trajectory | None], limit: int
+    ) -> None:
+        rows = self._rows_to_decode(part, winners)
+        answers = self.engine.answer(
+            run, rows.to(run.thoughts.device), max_tokens=limit, temperature=self.temperature
+        )
+        width = run.trajectories
+        logprobs, ended = answers.logprobs.tolist(), answers.finished.tolist()
+        for place, row in enumerate(rows.tolist()):
+            trajectory = part[row // width][row % width]
+            trajectory.tokens = answers.tokens[place]
+            trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
+            if self.adaptive is not None:
+                self.adaptive.read(trajectory)
 
     def _describe(self, run: LatentRun, first: int) -> list[list[Trajectory]]:
         thoughts, scores, keys = run.thoughts, run.scores, run.keys

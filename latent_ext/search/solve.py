@@ -15,10 +15,11 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
+from latent_ext.search.adaptive import CONFIDENCE, Adaptive
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
-from latent_ext.search.select import SELECTORS, best_of_n
+from latent_ext.search.select import SELECTORS, best_of_n, majority_vote, weighted_vote
 
 # What the published script searches with (LatentTTS).
 _BEAMS, _CANDIDATES = 4, 4
@@ -36,6 +37,7 @@ def solve(
     select: str | None = None,
     beams: int | None = None,
     candidates: int | None = None,
+    confidence: float | None = None,
     decode: str = "needed",
     temperature: float = 0.0,
     seed: int = 0,
@@ -54,16 +56,22 @@ def solve(
     Args:
         model: from `latent_ext.load`.
         questions: one question or several.
-        n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. Not with "beam".
+        n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. With "adaptive" the most
+            that a question may draw. Not with "beam".
         sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "none", or "head"
             for a model with a Gaussian head.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
-        reward: from `latent_ext.load_reward`; needed by every `select` but "majority".
-        select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
+        reward: from `latent_ext.load_reward`; needed by every `select` but "majority" and "adaptive".
+        select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
+            Default: best_of_n with a reward, else majority. "adaptive" draws trajectories in rounds of at least 4, the
+            first ones of the fixed run, until the vote is settled, and chooses by weighted vote with a reward, else by
+            majority.
         beams: with "beam", trajectories kept after every thought, 4 by default. They are the result's trajectories; the
             best-scored one is chosen.
         candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
+        confidence: with "adaptive", how sure the leading answer's lead must be, 0.95 by default; in (0, 1). See
+            `latent_ext.search.settle`.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         temperature: of the answer tokens; 0 is argmax.
         seed: run seed, 64 bits.
@@ -95,15 +103,16 @@ def solve(
     """
     texts = [questions] if isinstance(questions, str) else list(questions)
     select = select or ("best_of_n" if reward is not None else "majority")
-    if select not in (*SELECTORS, "beam"):
-        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam")
+    if select not in (*SELECTORS, "beam", "adaptive"):
+        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam, adaptive")
+    confidence = _confidence(select, confidence)
     beam = _beam(select, n, beams, candidates)
     if beam is not None:
         n = beam.keep * beam.candidates
     n = _TRAJECTORIES if n is None else n
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}; a whole number of trajectories >= 1 is needed")
-    if select != "majority" and reward is None:
+    if select not in ("majority", "adaptive") and reward is None:
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")
     if decode not in ("needed", "all"):
         raise ValueError(f"decode: got {decode!r}; allowed are needed, all")
@@ -156,7 +165,18 @@ def solve(
         settings["reward_positions"] = reward.positions
     decode_all = decode == "all" or select not in ("best_of_n", "beam") or published
     scorer, keep = None if published else reward, return_thoughts or published
-    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam)
+
+    def read(trajectory: Trajectory) -> None:
+        assert trajectory.tokens is not None
+        trajectory.text = model.decode(trajectory.tokens)
+        trajectory.answer = model.family.answer(trajectory.text)
+
+    adaptive = None
+    if confidence is not None:
+        _check_adaptive(model, published)
+        settings["confidence"] = confidence
+        adaptive = Adaptive(confidence, reward is not None, read)
+    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, adaptive)
     trajectories = run.over(
         prompts,
         question_keys,
@@ -167,8 +187,7 @@ def solve(
     )
     for trajectory in (one for part in trajectories for one in part):
         if trajectory.tokens is not None:
-            trajectory.text = model.decode(trajectory.tokens)
-            trajectory.answer = model.family.answer(trajectory.text)
+            read(trajectory)
     if published:
         assert reward is not None
         set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
@@ -187,6 +206,31 @@ def _beam(select: str, n: int | None, beams: int | None, candidates: int | None)
     if n is not None:
         raise ValueError(f"n: got {n!r} with select='beam'; give beams= and candidates= instead")
     return Beam(beams or _BEAMS, candidates or _CANDIDATES)
+
+
+def _confidence(select: str, confidence: float | None) -> float | None:
+    """What "adaptive" stops at; None for other rules."""
+    if select != "adaptive":
+        if confidence is not None:
+            raise ValueError(
+                f"confidence: got {confidence!r} with select={select!r}; it belongs to select='adaptive'"
+            )
+        return None
+    if confidence is None:
+        return CONFIDENCE
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence: got {confidence!r}; a number in (0, 1) is needed")
+    return float(confidence)
+
+
+def _check_adaptive(model: LatentModel, published: bool) -> None:
+    """Refuses what makes a trajectory depend on those that run beside it: rounds would change it."""
+    if published:
+        raise ValueError("reward: positions='published' scores all trajectories together, not round by round")
+    if model.semantics.pads == "visible":
+        raise ValueError(
+            "select: 'adaptive' with pads='visible'; questions that leave a batch would change it"
+        )
 
 
 def _is_64_bits(value: object) -> bool:
@@ -223,5 +267,8 @@ def _check_reward(model: LatentModel, reward: LatentRM) -> None:
 def _result(text: str, trajectories: list[Trajectory], select: str, settings: dict[str, Any]) -> Result:
     answers = [trajectory.answer for trajectory in trajectories]
     scores = [trajectory.score for trajectory in trajectories]
-    selection = SELECTORS.get(select, best_of_n)(answers, scores)
+    rule = SELECTORS.get(select, best_of_n)
+    if select == "adaptive":
+        rule = majority_vote if settings["reward"] is None else weighted_vote
+    selection = rule(answers, scores)
     return Result(text, trajectories, select, selection.chosen, selection.votes, settings)
