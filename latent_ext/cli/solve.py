@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from latent_ext.models.registry import FAMILIES
 from latent_ext.rewards import load_reward
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
+from latent_ext.search.budget import Budget
 
 # Results of a file are printed after so many questions, so that an interrupt loses little.
 _BLOCK = 16
@@ -30,6 +32,10 @@ EXAMPLES = """Examples:
   latent-ext solve "Mia has 19 apples. She loses 9. How many apples does Mia have now?" --n 16
 
   latent-ext solve --file problems.jsonl --sampler noise:0.4:relative --select weighted_vote
+
+  latent-ext solve --file problems.jsonl --select adaptive --confidence 0.95
+
+  latent-ext solve --file problems.jsonl --select beam --beams 8 --subtrees 4 --lookahead 1
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
 
@@ -76,7 +82,10 @@ def solve(
     ] = "real",
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Trajectories per question. Default: 64; not with --select beam."),
+        typer.Option(
+            "--n",
+            help="Trajectories per question, with --select adaptive the most. Default: 64; not with --select beam.",
+        ),
     ] = None,
     sampler: Annotated[
         str,
@@ -88,7 +97,8 @@ def solve(
     select: Annotated[
         str | None,
         typer.Option(
-            help="best_of_n, majority, weighted_vote or beam. Default: best_of_n with a reward, else majority."
+            help="best_of_n, majority, weighted_vote, weighted_vote_raw, beam or adaptive. Default: best_of_n with a "
+            "reward, else majority."
         ),
     ] = None,
     beams: Annotated[
@@ -98,6 +108,20 @@ def solve(
     candidates: Annotated[
         int | None,
         typer.Option(help="With --select beam: next thoughts tried from each of them. Default: 4."),
+    ] = None,
+    subtrees: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: groups of beams, each pruned for itself. Default: 1."),
+    ] = None,
+    lookahead: Annotated[
+        int | None,
+        typer.Option(
+            help="With --select beam: further noise-free thoughts that judge a candidate. Default: 0."
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="With --select adaptive: how sure the leading answer must be. Default: 0.95."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     all_answers: Annotated[
@@ -145,6 +169,7 @@ def solve(
                 file=sys.stderr,
             )
     started = time.monotonic()
+    spent: list[Budget] = []
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
         # The bar is gone again before results are printed.
@@ -166,6 +191,9 @@ def solve(
                 select=select,
                 beams=beams,
                 candidates=candidates,
+                subtrees=subtrees,
+                lookahead=lookahead,
+                confidence=confidence,
                 decode="all" if all_answers else "needed",
                 temperature=temperature,
                 seed=seed,
@@ -176,6 +204,9 @@ def solve(
                 progress=progress,
             )
         _print(block, results, as_json)
+        spent += [result.cost for result in results if result.cost is not None]
+    if not as_json:
+        _print_budget(results[-1], spent)
 
 
 def _switches(texts: Sequence[str]) -> dict[str, str]:
@@ -200,6 +231,16 @@ def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
     if not problems:
         raise ValueError("file: holds no problem")
     return problems
+
+
+def _print_budget(result: Result, spent: Sequence[Budget]) -> None:
+    """What the budget meant: the most that a question could cost, and what the questions did cost."""
+    most, count = Budget(**result.settings["budget"]), len(spent)
+    used = [sum(getattr(one, entry.name) for one in spent) / count for entry in fields(Budget)]
+    names = [entry.name.replace("_", " ") for entry in fields(Budget)]
+    average = ", ".join(f"{value:.4g} {name}" for value, name in zip(used, names, strict=True))
+    said = f"per question at most {most}; used{' on average' if count > 1 else ''}: {average}"
+    Console().print(said, style="dim", highlight=False, soft_wrap=True)
 
 
 def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
+from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun, SearchStep
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
@@ -35,6 +35,7 @@ class Run:
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
         adaptive: ends a question before n trajectories; needs `decode_all`.
+        searches: with `beam`, filled with what the search of each question (its number) looked at; None not to keep it.
     """
 
     model: LatentModel
@@ -48,6 +49,7 @@ class Run:
     return_thoughts: bool
     beam: Beam | None = None
     adaptive: Adaptive | None = None
+    searches: dict[int, list[SearchStep]] | None = None
 
     def over(
         self,
@@ -131,9 +133,14 @@ class Run:
             else:
                 group, shared, scored = own, cache, reward_cache
             keys = all_keys[going, first:last].contiguous()
-            request = LatentRequest(group, keys, self.sampler, self.seed, self.beam)
+            request = LatentRequest(
+                group, keys, self.sampler, self.seed, self.beam, self.searches is not None
+            )
             run = self.engine.sample(request, shared, self.reward, scored)
             part = self._describe(run, first)
+            if self.searches is not None and run.search is not None:
+                for place, b in enumerate(going):
+                    self.searches[chunk.questions[b]] = [step.of_question(place) for step in run.search]
             self._decode(run, part, winners, chunk.answer_limit)
             for place, listed in zip(going, part, strict=True):
                 self._report(chunk.questions[place], listed)

@@ -89,7 +89,7 @@ def _incomplete_beta_at_half(a: float, b: float) -> float:
         return 1.0 - _incomplete_beta_at_half(b, a) if a != b else 0.5
     if a == b:
         return 0.5
-    return 1.0 - _fraction(b, a) if 0.5 >= (a + 1.0) / (a + b + 2.0) else _fraction(a, b)
+    return 1.0 - _fraction(b, a) if (a + 1.0) / (a + b + 2.0) <= 0.5 else _fraction(a, b)
 
 
 def _fraction(a: float, b: float) -> float:

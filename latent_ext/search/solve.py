@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import Beam
+from latent_ext.engine.base import Beam, SearchStep
+from latent_ext.engine.beam import check_subtrees
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
 from latent_ext.search.adaptive import CONFIDENCE, Adaptive
+from latent_ext.search.budget import Budget, at_most, thoughts_formed
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
@@ -37,6 +40,8 @@ def solve(
     select: str | None = None,
     beams: int | None = None,
     candidates: int | None = None,
+    subtrees: int | None = None,
+    lookahead: int | None = None,
     confidence: float | None = None,
     decode: str = "needed",
     temperature: float = 0.0,
@@ -47,6 +52,7 @@ def solve(
     max_answer_tokens: int = 64,
     keys: Sequence[int] | None = None,
     return_thoughts: bool = False,
+    return_search: bool = False,
     memory_bytes: int = 2 << 30,
     max_rows: int | None = None,
     progress: Progress | None = None,
@@ -70,6 +76,10 @@ def solve(
             best-scored one is chosen.
         candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
+        subtrees: with "beam", independent groups of beams, each pruned for itself (diverse verifier tree search), 1 by
+            default; it divides `beams`. With as many as beams, every beam is a greedy search of its own.
+        lookahead: with "beam", further thoughts, rolled out without randomness, whose scores count in the comparison,
+            0 by default. They are forgotten again.
         confidence: with "adaptive", how sure the leading answer's lead must be, 0.95 by default; in (0, 1). See
             `latent_ext.search.settle`.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
@@ -83,6 +93,8 @@ def solve(
         max_answer_tokens: longest answer; less where the model's positions end sooner.
         keys: 64-bit question keys; default: from the prompt ids.
         return_thoughts: keep each trajectory's thoughts, [T, hidden] on the CPU.
+        return_search: with "beam", keep `Result.search`: every candidate of every thought with its score, and whether it
+            was kept. It changes no result, but takes the native engine some op calls more.
         memory_bytes: budget for caches; what does not fit is cut into chunks, with the same results.
         max_rows: further bound on the trajectories that are in memory at a time.
         progress: called with (trajectories done, trajectories in all).
@@ -106,7 +118,9 @@ def solve(
     if select not in (*SELECTORS, "beam", "adaptive"):
         raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam, adaptive")
     confidence = _confidence(select, confidence)
-    beam = _beam(select, n, beams, candidates)
+    beam = _beam(select, n, beams, candidates, subtrees, lookahead)
+    if return_search and beam is None:
+        raise ValueError(f"return_search: got True with select={select!r}; it belongs to select='beam'")
     if beam is not None:
         n = beam.keep * beam.candidates
     n = _TRAJECTORIES if n is None else n
@@ -149,6 +163,8 @@ def solve(
         "weights": runner.weights,
         "n": n if beam is None else beam.keep,
         "candidates": None if beam is None else beam.candidates,
+        "subtrees": None if beam is None else beam.subtrees,
+        "lookahead": None if beam is None else beam.lookahead,
         "seed": seed,
         "temperature": temperature,
         "latent_length": model.family.latent_length,
@@ -176,7 +192,24 @@ def solve(
         _check_adaptive(model, published)
         settings["confidence"] = confidence
         adaptive = Adaptive(confidence, reward is not None, read)
-    run = Run(model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, adaptive)
+    steps = model.family.latent_length
+    most = at_most(n, beam, steps=steps, max_answer_tokens=max_answer_tokens, decode_all=decode_all)
+    settings["budget"] = asdict(most)
+    searches: dict[int, list[SearchStep]] | None = {} if return_search else None
+    run = Run(
+        model,
+        runner,
+        chosen_sampler,
+        scorer,
+        n,
+        seed,
+        temperature,
+        decode_all,
+        keep,
+        beam,
+        adaptive,
+        searches,
+    )
     trajectories = run.over(
         prompts,
         question_keys,
@@ -191,21 +224,43 @@ def solve(
     if published:
         assert reward is not None
         set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
-    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+    results = [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+    for b, result in enumerate(results):
+        result.cost = _cost(result.trajectories, n, beam, steps)
+        result.search = None if searches is None else searches[b]
+    return results
 
 
-def _beam(select: str, n: int | None, beams: int | None, candidates: int | None) -> Beam | None:
-    given = {"beams": beams, "candidates": candidates}
+def _cost(trajectories: Sequence[Trajectory], n: int, beam: Beam | None, steps: int) -> Budget:
+    thoughts = (
+        thoughts_formed(n, beam, steps) if beam is not None else sum(one.steps or 0 for one in trajectories)
+    )
+    written = sum(len(one.tokens) + bool(one.finished) for one in trajectories if one.tokens is not None)
+    return Budget(len(trajectories), thoughts, written)
+
+
+def _beam(
+    select: str,
+    n: int | None,
+    beams: int | None,
+    candidates: int | None,
+    subtrees: int | None,
+    lookahead: int | None,
+) -> Beam | None:
+    given = {"beams": beams, "candidates": candidates, "subtrees": subtrees, "lookahead": lookahead}
     for name, value in given.items():
+        least = 0 if name == "lookahead" else 1
         if value is not None and select != "beam":
             raise ValueError(f"{name}: got {value!r} with select={select!r}; it belongs to select='beam'")
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is needed")
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(f"{name}: got {value!r}; a whole number >= {least} is needed")
     if select != "beam":
         return None
     if n is not None:
         raise ValueError(f"n: got {n!r} with select='beam'; give beams= and candidates= instead")
-    return Beam(beams or _BEAMS, candidates or _CANDIDATES)
+    beam = Beam(beams or _BEAMS, candidates or _CANDIDATES, subtrees or 1, lookahead or 0)
+    check_subtrees(beam, beam.keep * beam.candidates)
+    return beam
 
 
 def _confidence(select: str, confidence: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -122,7 +123,7 @@ def test_more_confidence_never_draws_less(model: LatentModel) -> None:
         [len(r.trajectories) for r in solved(model, select="adaptive", n=16, confidence=c)]
         for c in (0.55, 0.9, 0.99999)
     ]
-    for fewer, more in zip(used, used[1:], strict=False):
+    for fewer, more in itertools.pairwise(used):
         assert all(a <= b for a, b in zip(fewer, more, strict=True))
     assert used[0] != used[-1]
 
