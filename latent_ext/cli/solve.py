@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +15,13 @@ from rich.table import Table
 from latent_ext.assets import SHIPPED_SAMPLER
 from latent_ext.cli.progress import Report, reporting
 from latent_ext.cli.strict_json import strict_json
+from latent_ext.engine.flops import Cost
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
 from latent_ext.models.registry import FAMILIES
 from latent_ext.rewards import load_reward
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
-from latent_ext.search.budget import Budget
 
 # Results of a file are printed after so many questions, so that an interrupt loses little.
 _BLOCK = 16
@@ -169,7 +168,7 @@ def solve(
                 file=sys.stderr,
             )
     started = time.monotonic()
-    spent: list[Budget] = []
+    spent: list[Cost] = []
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
         # The bar is gone again before results are printed.
@@ -233,14 +232,26 @@ def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
     return problems
 
 
-def _print_budget(result: Result, spent: Sequence[Budget]) -> None:
-    """What the budget meant: the most that a question could cost, and what the questions did cost."""
-    most, count = Budget(**result.settings["budget"]), len(spent)
-    used = [sum(getattr(one, entry.name) for one in spent) / count for entry in fields(Budget)]
-    names = [entry.name.replace("_", " ") for entry in fields(Budget)]
-    average = ", ".join(f"{value:.4g} {name}" for value, name in zip(used, names, strict=True))
-    said = f"per question at most {most}; used{' on average' if count > 1 else ''}: {average}"
+def _print_budget(result: Result, spent: Sequence[Cost]) -> None:
+    """What the budget meant: the most that a question could take, and what the questions did take."""
+    if not spent:
+        return
+    most, count = result.settings["budget"], len(spent)
+    used = {
+        "thoughts": sum(one.thoughts for one in spent) / count,
+        "answer_tokens": sum(one.answer_tokens for one in spent) / count,
+        "flops": sum(one.flops for one in spent) / count,
+    }
+    average = " on average" if count > 1 else ""
+    said = f"per question at most {_work(most)}; took{average} {_work(used)}"
     Console().print(said, style="dim", highlight=False, soft_wrap=True)
+
+
+def _work(counts: Mapping[str, float]) -> str:
+    return (
+        f"{counts['thoughts']:.4g} thoughts, {counts['answer_tokens']:.4g} answer tokens, "
+        f"{counts['flops'] / 1e9:.3g} GFLOP"
+    )
 
 
 def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json: bool) -> None:

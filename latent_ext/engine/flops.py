@@ -158,10 +158,15 @@ def cost_of(
         >>> results = latent_ext.solve(model, "Mia has 19 ...", n=16, reward=reward)  # doctest: +SKIP
         >>> cost_of(model, reward, results).flops  # doctest: +SKIP
     """
-    listed = [results] if hasattr(results, "trajectories") else list(results)  # type: ignore[arg-type, list-item]
+    listed: list[Any] = [results] if hasattr(results, "trajectories") else list(results)
+    return sum(costs_of(model, reward, listed), Cost())
+
+
+def costs_of(model: LatentModel, reward: LatentRM | None, results: Iterable[CountedResult]) -> list[Cost]:
+    """`cost_of` for each result by itself."""
     counter = _Counter(model, reward)
-    total = Cost()
-    for result in listed:
+    costs = []
+    for result in results:
         settings = result.settings
         drawn = [
             _Drawn(
@@ -171,15 +176,20 @@ def cost_of(
             for one in result.trajectories
         ]
         candidates = settings.get("candidates")
-        total += counter.question(
-            len(model.encode(result.question)),
-            drawn,
-            Sampler.parse(settings["sampler"], scope=settings["scope"]),
-            None if candidates is None else Beam(settings["n"], candidates),
-            settings["engine"],
-            settings.get("reward_positions"),
+        beam = None
+        if candidates is not None:
+            beam = Beam(settings["n"], candidates, lookahead=settings.get("lookahead") or 0)
+        costs.append(
+            counter.question(
+                len(model.encode(result.question)),
+                drawn,
+                Sampler.parse(settings["sampler"], scope=settings["scope"]),
+                beam,
+                settings["engine"],
+                settings.get("reward_positions"),
+            )
         )
-    return total
+    return costs
 
 
 def expand(
@@ -279,6 +289,10 @@ class _Counter:
         passes = rows[1:] if fixed else rows
         for t, width in enumerate(passes):
             phases["latent"] += width * self.body.read(1, length + t)
+        ahead = _ahead(rows, beam)
+        phases["latent"] += sum(ahead) * head
+        for t, further in enumerate(ahead):
+            phases["latent"] += rows[t] * self.body.read(further // rows[t], length + t)
         if not fixed:
             phases["lm_head"] += self.lm_head * sum(self._stop_draws(one.steps) for one in thinkers)
 
@@ -291,8 +305,9 @@ class _Counter:
         reward_positions, extra = 0, Cost()
         if self.reward is not None:
             scored = len(drawn) if shared and engine != "native" else None
-            phases["reward"], reward_positions, extra = self._reward(length, drawn, rows, scored, positions)
-        return Cost(prompt_tokens, formed, answer_tokens, reward_positions, phases) + extra
+            seen = (length, drawn, rows, ahead, scored, positions)
+            phases["reward"], reward_positions, extra = self._reward(*seen)
+        return Cost(prompt_tokens, formed + sum(ahead), answer_tokens, reward_positions, phases) + extra
 
     def _rows_by_step(self, thinkers: Sequence[_Drawn], beam: Beam | None) -> list[int]:
         """How many trajectories form each thought."""
@@ -318,12 +333,14 @@ class _Counter:
         length: int,
         drawn: Sequence[_Drawn],
         rows: Sequence[int],
+        ahead: Sequence[int],
         scored: int | None,
         positions: str | None,
     ) -> tuple[int, int, Cost]:
         """The LatentRM's operations and positions, and the cost of the noise-free answer where it reads one.
 
         Args:
+            ahead: by step, as `_ahead` gives them.
             scored: rows that read every thought, where that is not the rows that formed it.
         """
         assert self.reward is not None
@@ -348,7 +365,16 @@ class _Counter:
         flops = shape.read(before, 0)
         for t, width in enumerate(by_step):
             flops += width * (shape.read(1, before + t) + self.score)
-        return flops, before + sum(by_step), extra
+        for t, further in enumerate(ahead):
+            flops += rows[t] * shape.read(further // rows[t], before + t + 1) + further * self.score
+        return flops, before + sum(by_step) + sum(ahead), extra
+
+
+def _ahead(rows: Sequence[int], beam: Beam | None) -> list[int]:
+    """By step, thoughts that a lookahead forms for all rows together: each row the same number."""
+    if beam is None or beam.lookahead == 0:
+        return []
+    return [width * min(beam.lookahead, len(rows) - 1 - t) for t, width in enumerate(rows)]
 
 
 def _stages(stages: Sequence[HeadStage]) -> int:

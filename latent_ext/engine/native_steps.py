@@ -144,7 +144,8 @@ def search(
         before = len(keys) // questions
         branch = Branching.after(best, keys, t + 1, after // keep)
         keys, parents = branch.keys, branch.parents
-        reader.branch(parents), judge.branch(parents)
+        reader.branch(parents)
+        judge.branch(parents)
         thoughts, scores, total, lineage = (
             thoughts[parents],
             scores[parents],

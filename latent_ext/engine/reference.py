@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class _QuestionState:
     last_thought: Tensor  # [trajectories, hidden]
     keys: Tensor  # [trajectories]
     lineage: Tensor  # [trajectories, T]
-    trace: list[SearchStep]  # of this question alone; empty without a beam
+    trace: list[SearchStep] = field(default_factory=list)  # of this question alone; empty without a beam
 
 
 class ReferenceEngine:

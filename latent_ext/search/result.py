@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from latent_ext.engine.base import SearchStep
-from latent_ext.search.budget import Budget
+from latent_ext.engine.flops import Cost
 
 
 @dataclass
@@ -74,8 +74,10 @@ class Result:
         chosen: index of the chosen trajectory; None where nothing could be chosen.
         votes: weight of each answer among the decoded trajectories, heaviest first.
         settings: everything that the numbers depend on: sampler, scope, sites, p, sigma, seed, n, engine,
-            rung, model; and `budget`, what the question could cost at the most.
-        cost: what it did cost; None where that was not counted.
+            rung, model; and `budget`, what a question of the longest prompt could cost at the most
+            (`latent_ext.engine.flops.expand`).
+        cost: thoughts, answer tokens and floating point operations that the question did take; None for a family where
+            they cannot be counted (`latent_ext.engine.flops.why_not_counted`).
         search: with ``return_search=True``, the candidates of each thought of a beam search; else None.
     """
 
@@ -85,7 +87,7 @@ class Result:
     chosen: int | None
     votes: dict[str, float]
     settings: dict[str, Any] = field(default_factory=dict)
-    cost: Budget | None = None
+    cost: Cost | None = None
     search: list[SearchStep] | None = None
 
     @property
@@ -121,7 +123,7 @@ class Result:
             "settings": self.settings,
         }
         if self.cost is not None:
-            found["cost"] = asdict(self.cost)
+            found["cost"] = self.cost.to_dict()
         if self.search is not None:
             found["search"] = [
                 {name: getattr(step, name).tolist() for name in ("parents", "scores", "ranks", "kept")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -12,13 +11,13 @@ from torch import Tensor
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Beam, SearchStep
 from latent_ext.engine.beam import check_subtrees
+from latent_ext.engine.flops import costs_of, expand, why_not_counted
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
 from latent_ext.search.adaptive import CONFIDENCE, Adaptive
-from latent_ext.search.budget import Budget, at_most, thoughts_formed
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
@@ -192,9 +191,21 @@ def solve(
         _check_adaptive(model, published)
         settings["confidence"] = confidence
         adaptive = Adaptive(confidence, reward is not None, read)
-    steps = model.family.latent_length
-    most = at_most(n, beam, steps=steps, max_answer_tokens=max_answer_tokens, decode_all=decode_all)
-    settings["budget"] = asdict(most)
+    counted = why_not_counted(model) is None and len(prompts) > 0
+    settings["budget"] = None
+    if counted:
+        most = expand(
+            model,
+            reward,
+            prompt_tokens=max(len(prompt) for prompt in prompts),
+            answer_tokens=max_answer_tokens,
+            n=n,
+            sampler=chosen_sampler,
+            beam=beam,
+            decode="all" if decode_all else "one",
+            engine=choice.name,
+        )
+        settings["budget"] = most.to_dict()
     searches: dict[int, list[SearchStep]] | None = {} if return_search else None
     run = Run(
         model,
@@ -225,18 +236,13 @@ def solve(
         assert reward is not None
         set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
     results = [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
-    for b, result in enumerate(results):
-        result.cost = _cost(result.trajectories, n, beam, steps)
-        result.search = None if searches is None else searches[b]
+    if counted:
+        for result, cost in zip(results, costs_of(model, reward, results), strict=True):
+            result.cost = cost
+    if searches is not None:
+        for b, result in enumerate(results):
+            result.search = searches[b]
     return results
-
-
-def _cost(trajectories: Sequence[Trajectory], n: int, beam: Beam | None, steps: int) -> Budget:
-    thoughts = (
-        thoughts_formed(n, beam, steps) if beam is not None else sum(one.steps or 0 for one in trajectories)
-    )
-    written = sum(len(one.tokens) + bool(one.finished) for one in trajectories if one.tokens is not None)
-    return Budget(len(trajectories), thoughts, written)
 
 
 def _beam(

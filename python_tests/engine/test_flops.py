@@ -66,15 +66,18 @@ def test_linears_cost_what_the_modules_engine_runs(
     assert cost.flops - cost.phases["lm_head"] - scalar == linears
 
 
-def test_beam_costs_what_the_modules_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_beam_costs_what_the_modules_engine_runs(monkeypatch: pytest.MonkeyPatch, lookahead: int) -> None:
     model, reward = _made("gpt2")
     results, counts, _ = _counted(
-        model, select="beam", beams=2, candidates=3, sampler="noise:0.4", engine="modules", reward=reward
-    )
+        model, select="beam", beams=2, candidates=3, lookahead=lookahead, sampler="noise:0.4", engine="modules",
+        reward=reward,
+    )  # fmt: skip
     monkeypatch.setattr(BodyShape, "read", lambda self, new, seen: new * self.linear)
     cost = cost_of(model, reward, results)
     # Two are kept, with three candidates each: six trajectories form every thought.
-    assert cost.thoughts == 6 * model.family.latent_length
+    steps = model.family.latent_length
+    assert cost.thoughts == 6 * sum(1 + min(lookahead, steps - 1 - t) for t in range(steps))
     scalar = cost.thoughts * 2 * len(reward.head_weight)
     linears = sum(value for op, value in counts.items() if op in ("aten.mm", "aten.addmm"))
     assert cost.flops - cost.phases["lm_head"] - scalar == linears

@@ -136,6 +136,15 @@ def test_progress_ends_at_the_ceiling_and_never_falls(model: LatentModel) -> Non
     assert done == sorted(done)
 
 
+def test_the_cost_is_of_what_was_drawn_and_never_beyond_the_budget(model: LatentModel) -> None:
+    for result in solved(model, select="adaptive", n=16, confidence=0.9):
+        assert result.cost.thoughts == len(result.trajectories) * model.family.latent_length
+        assert result.cost.flops <= result.settings["budget"]["flops"]
+        assert result.to_dict()["cost"]["answer_tokens"] == sum(
+            len(one.tokens) + one.finished for one in result.trajectories
+        )
+
+
 @pytest.mark.parametrize(
     ("argument", "how"),
     [
