@@ -61,15 +61,20 @@ def chance_of_lead(leader: float, runner_up: float) -> float:
     return _incomplete_beta_at_half(runner_up + 1.0, leader + 1.0)
 
 
-def settled_by_bounds(answers: Sequence[str | None], bounds: Sequence[tuple[float, float] | None]) -> bool:
+def settled_by_bounds(
+    answers: Sequence[str | None], bounds: Sequence[tuple[float, float] | None], leader: str | None
+) -> bool:
     """Whether the lower bound of the best trajectory is above the upper bound of all that answer something else.
 
     Args:
         answers: canonical answers by trajectory.
         bounds: (lower, upper) by trajectory; None for one that cannot be selected.
+        leader: the answer that the best trajectory must have given.
 
-    >>> settled_by_bounds(["4", "5"], [(0.7, 0.9), (0.2, 0.6)]), settled_by_bounds(["4", "5"], [(0.5, 0.9), (0.2, 0.6)])
-    (True, False)
+    >>> settled_by_bounds(["4", "5"], [(0.7, 0.9), (0.2, 0.6)], "4")
+    True
+    >>> settled_by_bounds(["4", "5"], [(0.5, 0.9), (0.2, 0.6)], "4")
+    False
     """
     known = [
         (sum(bound) / 2.0, bound, answer)
@@ -79,7 +84,7 @@ def settled_by_bounds(answers: Sequence[str | None], bounds: Sequence[tuple[floa
     if not known:
         return False
     _, (lower, _), best = max(known, key=lambda entry: entry[0])
-    return all(upper < lower for _, (_, upper), answer in known if answer != best)
+    return best == leader and all(upper < lower for _, (_, upper), answer in known if answer != best)
 
 
 def _incomplete_beta_at_half(a: float, b: float) -> float:

@@ -6,25 +6,28 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import Beam, SearchStep
-from latent_ext.engine.beam import check_subtrees
+from latent_ext.engine.base import SearchStep
 from latent_ext.engine.flops import costs_of, expand, why_not_counted
-from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.reliability import is_reliable
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
-from latent_ext.search.adaptive import CONFIDENCE, Adaptive
+from latent_ext.search.adaptive import Adaptive, RewardBounds
+from latent_ext.search.arguments import (
+    asked_beam,
+    asked_confidence,
+    check_adaptive,
+    check_reward,
+    encode,
+    is_64_bits,
+)
 from latent_ext.search.published_scores import set_published_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
 from latent_ext.search.select import SELECTORS, best_of_n, majority_vote, weighted_vote
 
-# What the published script searches with (LatentTTS).
-_BEAMS, _CANDIDATES = 4, 4
 _TRAJECTORIES = 64
 
 
@@ -80,7 +83,8 @@ def solve(
         lookahead: with "beam", further thoughts, rolled out without randomness, whose scores count in the comparison,
             0 by default. They are forgotten again.
         confidence: with "adaptive", how sure the leading answer's lead must be, 0.95 by default; in (0, 1). See
-            `latent_ext.search.settle`.
+            `latent_ext.search.settle`. A LatentRM that knows how sure it is (trained with ``loss: beta_binomial``) ends
+            a question also where its bounds leave the leading answer no rival.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         temperature: of the answer tokens; 0 is argmax.
         seed: run seed, 64 bits.
@@ -116,8 +120,8 @@ def solve(
     select = select or ("best_of_n" if reward is not None else "majority")
     if select not in (*SELECTORS, "beam", "adaptive"):
         raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam, adaptive")
-    confidence = _confidence(select, confidence)
-    beam = _beam(select, n, beams, candidates, subtrees, lookahead)
+    confidence = asked_confidence(select, confidence)
+    beam = asked_beam(select, n, beams, candidates, subtrees, lookahead)
     if return_search and beam is None:
         raise ValueError(f"return_search: got True with select={select!r}; it belongs to select='beam'")
     if beam is not None:
@@ -133,22 +137,22 @@ def solve(
         raise ValueError(f"temperature: got {temperature!r}; a finite number >= 0 is needed")
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise ValueError(f"max_answer_tokens: got {max_answer_tokens!r}; a whole number >= 1 is needed")
-    if not _is_64_bits(seed):
+    if not is_64_bits(seed):
         raise ValueError(f"seed: got {seed!r}; a whole number of 64 bits is needed")
     if keys is not None and len(keys) != len(texts):
         raise ValueError(f"keys: got {len(keys)} for {len(texts)} questions; one each is needed")
     for b, key in enumerate(() if keys is None else keys):
-        if not _is_64_bits(key):
+        if not is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler(sampler, scope)
     if reward is not None:
-        _check_reward(model, reward)
+        check_reward(model, reward)
         differing = reward.unlike_training(chosen_sampler.to_dict(), model.weights_hash)
         if differing:
             message = f"reward: {reward.name} was trained on trajectories of {'; '.join(differing)}"
             warnings.warn(f"{message}; its scores may mislead", UserWarning, stacklevel=2)
 
-    prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
+    prompts = [encode(model, text, b) for b, text in enumerate(texts)]
     runner, choice = choose_engine(
         model, engine, max_answer_tokens=max_answer_tokens, weights=weights, reward=reward, rung=rung
     )
@@ -188,9 +192,13 @@ def solve(
 
     adaptive = None
     if confidence is not None:
-        _check_adaptive(model, published)
+        check_adaptive(model, published)
         settings["confidence"] = confidence
-        adaptive = Adaptive(confidence, reward is not None, read)
+        bounds = None
+        if reward is not None and is_reliable(reward):
+            bounds = RewardBounds(reward, prompts, keep_thoughts=return_thoughts)
+            keep = True
+        adaptive = Adaptive(confidence, reward is not None, read, bounds)
     counted = why_not_counted(model) is None and len(prompts) > 0
     settings["budget"] = None
     if counted:
@@ -235,6 +243,9 @@ def solve(
     if published:
         assert reward is not None
         set_published_scores(reward, prompts, trajectories, keep_thoughts=return_thoughts)
+    if not return_thoughts:
+        for trajectory in (one for part in trajectories for one in part):
+            trajectory.thoughts = None
     results = [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
     if counted:
         for result, cost in zip(results, costs_of(model, reward, results), strict=True):
@@ -243,86 +254,6 @@ def solve(
         for b, result in enumerate(results):
             result.search = searches[b]
     return results
-
-
-def _beam(
-    select: str,
-    n: int | None,
-    beams: int | None,
-    candidates: int | None,
-    subtrees: int | None,
-    lookahead: int | None,
-) -> Beam | None:
-    given = {"beams": beams, "candidates": candidates, "subtrees": subtrees, "lookahead": lookahead}
-    for name, value in given.items():
-        least = 0 if name == "lookahead" else 1
-        if value is not None and select != "beam":
-            raise ValueError(f"{name}: got {value!r} with select={select!r}; it belongs to select='beam'")
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise ValueError(f"{name}: got {value!r}; a whole number >= {least} is needed")
-    if select != "beam":
-        return None
-    if n is not None:
-        raise ValueError(f"n: got {n!r} with select='beam'; give beams= and candidates= instead")
-    beam = Beam(beams or _BEAMS, candidates or _CANDIDATES, subtrees or 1, lookahead or 0)
-    check_subtrees(beam, beam.keep * beam.candidates)
-    return beam
-
-
-def _confidence(select: str, confidence: float | None) -> float | None:
-    """What "adaptive" stops at; None for other rules."""
-    if select != "adaptive":
-        if confidence is not None:
-            raise ValueError(
-                f"confidence: got {confidence!r} with select={select!r}; it belongs to select='adaptive'"
-            )
-        return None
-    if confidence is None:
-        return CONFIDENCE
-    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence: got {confidence!r}; a number in (0, 1) is needed")
-    return float(confidence)
-
-
-def _check_adaptive(model: LatentModel, published: bool) -> None:
-    """Refuses what makes a trajectory depend on those that run beside it: rounds would change it."""
-    if published:
-        raise ValueError("reward: positions='published' scores all trajectories together, not round by round")
-    if model.semantics.pads == "visible":
-        raise ValueError(
-            "select: 'adaptive' with pads='visible'; questions that leave a batch would change it"
-        )
-
-
-def _is_64_bits(value: object) -> bool:
-    return isinstance(value, int) and -(1 << 63) <= value < 1 << 64
-
-
-def _encode(model: LatentModel, text: str, index: int) -> Tensor:
-    try:
-        return model.encode(text)
-    except ValueError as error:
-        raise ValueError(f"questions[{index}]: {error}") from None
-
-
-def _check_reward(model: LatentModel, reward: LatentRM) -> None:
-    if isinstance(model.feedback, DepthSteps):
-        raise ValueError(
-            "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
-        )
-    place = reward.head_weight.device
-    if place != model.device:
-        raise ValueError(f"reward: is on {place}; the model is on {model.device}")
-    blocks = reward.blocks
-    if blocks.hidden_size != model.blocks.hidden_size:
-        raise ValueError(
-            f"reward: reads thoughts of size {blocks.hidden_size}; "
-            f"this model's have {model.blocks.hidden_size}"
-        )
-    if blocks.max_positions < model.max_positions:
-        raise ValueError(
-            f"reward: has {blocks.max_positions} positions; this model's {model.max_positions} are needed"
-        )
 
 
 def _result(text: str, trajectories: list[Trajectory], select: str, settings: dict[str, Any]) -> Result:

@@ -17,6 +17,7 @@ from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.rewards import LatentRM
+from latent_ext.rewards.reliability import step_beliefs, value_bounds
 from latent_ext.search.adaptive import rounds
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.settle import chance_of_lead, leading_votes, settled_by_bounds, settled_by_vote
@@ -72,13 +73,14 @@ def test_equal_scores_are_a_count() -> None:
 
 def test_nothing_is_settled_before_anybody_voted() -> None:
     assert not settled_by_vote([None] * 9, None, 0.6)
-    assert not settled_by_bounds([None], [(0.0, 1.0)])
+    assert not settled_by_bounds([None], [(0.0, 1.0)], None)
 
 
 def test_bounds_settle_where_only_the_same_answer_overlaps() -> None:
     bounds = [(0.7, 0.9), (0.6, 0.8), (0.1, 0.6), None]
-    assert settled_by_bounds(["4", "4", "5", "6"], bounds)
-    assert not settled_by_bounds(["4", "5", "5", "6"], bounds)
+    assert settled_by_bounds(["4", "4", "5", "6"], bounds, "4")
+    assert not settled_by_bounds(["4", "4", "5", "6"], bounds, "5")
+    assert not settled_by_bounds(["4", "5", "5", "6"], bounds, "4")
 
 
 @given(st.integers(1, 300))
@@ -134,6 +136,47 @@ def test_progress_ends_at_the_ceiling_and_never_falls(model: LatentModel) -> Non
     done = [part for part, _ in seen]
     assert seen[-1] == (16 * len(QUESTIONS), 16 * len(QUESTIONS))
     assert done == sorted(done)
+
+
+@pytest.fixture(scope="module")
+def reliable() -> LatentRM:
+    """The shipped LatentRM with a concentration head that is nearly certain of every thought."""
+    shipped = latent_ext.load_reward()
+    head = torch.nn.Linear(shipped.blocks.hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, 1e9)
+    shipped.module.concentration = head.requires_grad_(False)
+    return shipped
+
+
+def test_beliefs_do_not_depend_on_the_trajectories_read_together(
+    model: LatentModel, reliable: LatentRM
+) -> None:
+    (result,) = solved(model, QUESTIONS[:1], n=5, reward=reliable, engine="modules")
+    prompt, thoughts = model.encode(QUESTIONS[0]), torch.stack([one.thoughts for one in result.trajectories])
+    means, deviations = step_beliefs(reliable, prompt, thoughts)
+    alone = torch.cat([step_beliefs(reliable, prompt, one[None])[0] for one in thoughts])
+    assert_close(means, alone, "step_score")
+    assert_close(
+        means, torch.tensor([one.step_scores for one in result.trajectories]).sigmoid(), "step_score"
+    )
+    assert float(deviations.max()) < 1e-3
+    low, high = value_bounds(reliable, prompt, thoughts)
+    assert bool((low <= high).all())
+
+
+def test_a_certain_reward_settles_sooner_and_draws_the_same(model: LatentModel, reliable: LatentRM) -> None:
+    plain = latent_ext.load_reward()
+    how = {"select": "adaptive", "n": 24, "confidence": 0.999, "engine": "native"}
+    sure = solved(model, reward=reliable, return_thoughts=False, **how)
+    unsure = solved(model, reward=plain, **how)
+    used = [(len(one.trajectories), len(other.trajectories)) for one, other in zip(sure, unsure, strict=True)]
+    assert all(fewer <= more for fewer, more in used)
+    assert any(fewer < more for fewer, more in used)
+    for one, other in zip(sure, unsure, strict=True):
+        assert all(trajectory.thoughts is None for trajectory in one.trajectories)
+        for got, wanted in zip(one.trajectories, other.trajectories, strict=False):
+            assert (got.key, got.tokens, got.step_scores) == (wanted.key, wanted.tokens, wanted.step_scores)
 
 
 def test_the_cost_is_of_what_was_drawn_and_never_beyond_the_budget(model: LatentModel) -> None:
