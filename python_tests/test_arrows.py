@@ -25,7 +25,7 @@ ALLOWED = {
     "mixture": {"samplers"},
     "models": {"assets", "ops"},
     "rewards": {"assets", "models", "ops"},
-    "engine": {"_native", "models", "ops", "rewards", "sampler_parts", "samplers"},
+    "engine": {"_native", "mixture", "models", "ops", "rewards", "sampler_parts", "samplers"},
     "search": {"engine", "mixture", "models", "ops", "rewards", "samplers"},
     "hf": {"engine", "models", "ops", "rewards", "samplers", "search"},
     "evaluation": {

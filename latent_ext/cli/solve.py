@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from latent_ext.assets import SHIPPED_SAMPLER
 from latent_ext.cli.progress import Report, reporting
 from latent_ext.cli.strict_json import strict_json
+from latent_ext.engine.flops import Cost
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
 from latent_ext.models.registry import FAMILIES
@@ -31,6 +32,10 @@ EXAMPLES = """Examples:
   latent-ext solve "Mia has 19 apples. She loses 9. How many apples does Mia have now?" --n 16
 
   latent-ext solve --file problems.jsonl --sampler noise:0.4:relative --select weighted_vote
+
+  latent-ext solve --file problems.jsonl --select adaptive --confidence 0.95
+
+  latent-ext solve --file problems.jsonl --select beam --beams 8 --subtrees 4 --lookahead 1
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
 
@@ -80,7 +85,10 @@ def solve(
     ] = "real",
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Trajectories per question. Default: 64; not with --select beam."),
+        typer.Option(
+            "--n",
+            help="Trajectories per question, with --select adaptive the most. Default: 64; not with --select beam.",
+        ),
     ] = None,
     sampler: Annotated[
         str,
@@ -93,7 +101,8 @@ def solve(
     select: Annotated[
         str | None,
         typer.Option(
-            help="best_of_n, majority, weighted_vote or beam. Default: best_of_n with a reward, else majority."
+            help="best_of_n, majority, weighted_vote, weighted_vote_raw, beam or adaptive. Default: best_of_n with a "
+            "reward, else majority."
         ),
     ] = None,
     beams: Annotated[
@@ -108,6 +117,20 @@ def solve(
         str,
         typer.Option(help="none, or clean: thoughts are re-read without dropout before answers are decoded."),
     ] = "none",
+    subtrees: Annotated[
+        int | None,
+        typer.Option(help="With --select beam: groups of beams, each pruned for itself. Default: 1."),
+    ] = None,
+    lookahead: Annotated[
+        int | None,
+        typer.Option(
+            help="With --select beam: further noise-free thoughts that judge a candidate. Default: 0."
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="With --select adaptive: how sure the leading answer must be. Default: 0.95."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     top_p: Annotated[
         float, typer.Option("--top-p", help="Draw answer tokens from the likeliest that make up this share.")
@@ -161,6 +184,7 @@ def solve(
                 file=sys.stderr,
             )
     started = time.monotonic()
+    spent: list[Cost] = []
     for start in range(0, len(problems), _BLOCK):
         block = problems[start : start + _BLOCK]
         # The bar is gone again before results are printed.
@@ -182,6 +206,9 @@ def solve(
                 select=select,
                 beams=beams,
                 candidates=candidates,
+                subtrees=subtrees,
+                lookahead=lookahead,
+                confidence=confidence,
                 decode="all" if all_answers else "needed",
                 replay=replay,
                 temperature=temperature,
@@ -194,6 +221,9 @@ def solve(
                 progress=progress,
             )
         _print(block, results, as_json)
+        spent += [result.cost for result in results if result.cost is not None]
+    if not as_json:
+        _print_budget(results[-1], spent)
 
 
 def _switches(texts: Sequence[str]) -> dict[str, str]:
@@ -218,6 +248,26 @@ def _problems(question: str | None, file: Path | None) -> list[NamedProblem]:
     if not problems:
         raise ValueError("file: holds no problem")
     return problems
+
+
+def _print_budget(result: Result, spent: Sequence[Cost]) -> None:
+    """What the budget meant: the most that a question could take, and what the questions did take."""
+    if not spent:
+        return
+    most, count = result.settings["budget"], len(spent)
+    used = {
+        "thoughts": sum(one.thoughts for one in spent) / count,
+        "answer_tokens": sum(one.answer_tokens for one in spent) / count,
+        "flops": sum(one.flops or 0 for one in spent) / count,
+    }
+    average = " on average" if count > 1 else ""
+    said = f"per question at most {_work(most)}; took{average} {_work(used)}"
+    Console().print(said, style="dim", highlight=False, soft_wrap=True)
+
+
+def _work(counts: Mapping[str, float]) -> str:
+    said = f"{counts['thoughts']:.4g} thoughts, {counts['answer_tokens']:.4g} answer tokens"
+    return f"{said}, {counts['flops'] / 1e9:.3g} GFLOP" if counts["flops"] else said
 
 
 def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json: bool) -> None:

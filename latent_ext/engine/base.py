@@ -7,7 +7,7 @@ neither selection nor search: those see `LatentRun` and `Answers` alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -30,10 +30,62 @@ class Beam:
     Attributes:
         keep: at least 1.
         candidates: at least 1.
+        subtrees: independent groups of trajectories, neighbours, in each of which ``keep / subtrees`` are kept (diverse
+            verifier tree search, Beeching et al., 2024, "Scaling test-time compute with open models"). It divides
+            `keep` and the number of trajectories that form the first thought.
+        lookahead: further thoughts by whose scores, too, a trajectory is judged (Snell et al., 2024, arXiv 2408.03314,
+            section 5.2). They are rolled out without randomness, and forgotten: what judges a trajectory is where it
+            leads by itself. Fewer near the end; 0 for none.
     """
 
     keep: int
     candidates: int
+    subtrees: int = 1
+    lookahead: int = 0
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """The candidates for one thought, before pruning. Rows are counted within their question.
+
+    Attributes:
+        keys: int64 [questions, candidates].
+        parents: int64 [questions, candidates], the candidate for the thought before that each one continues; its own
+            number at the first thought.
+        scores: float32 [questions, candidates], the LatentRM's scores of this thought.
+        ranks: float32 [questions, candidates], what pruning compares: the sum of the scores so far, and of those of the
+            thoughts looked ahead to.
+        kept: bool [questions, candidates].
+
+    Those of one question (`of_question`, `latent_ext.Result.search`) are [candidates].
+    """
+
+    keys: Tensor
+    parents: Tensor
+    scores: Tensor
+    ranks: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(
+        cls, keys: Tensor, parents: Tensor, scores: Tensor, ranks: Tensor, best: Tensor, questions: int
+    ) -> SearchStep:
+        """From rows of a batch, [rows] each; `best` int64 are those that are kept."""
+        shape = (questions, len(keys) // questions)
+        kept = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+        kept[best.reshape(-1)] = True
+        listed = (keys, parents, scores, ranks, kept)
+        return cls(*(values.reshape(shape).cpu().clone() for values in listed))
+
+    def of_question(self, question: int) -> SearchStep:
+        """The same of one question, [candidates] each."""
+        return SearchStep(*(getattr(self, entry.name)[question] for entry in fields(self)))
+
+    @classmethod
+    def stack(cls, parts: Sequence[SearchStep]) -> SearchStep:
+        """Of the questions of all parts, in order."""
+        names = (entry.name for entry in fields(cls))
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)
@@ -46,6 +98,7 @@ class LatentRequest:
         sampler: where randomness enters.
         seed: run seed, 64 bits.
         beam: pruning between thoughts, by the scores of a reward that is then needed; None for none.
+        trace: with `beam`, keep what the search looked at, `LatentRun.search`.
     """
 
     prompts: Sequence[Tensor]
@@ -53,6 +106,7 @@ class LatentRequest:
     sampler: Sampler
     seed: int
     beam: Beam | None = None
+    trace: bool = False
 
     @property
     def questions(self) -> int:
@@ -87,6 +141,7 @@ class LatentRun:
             nothing was pruned.
         counts: int64 [rows], how many thoughts each row has, where rows end their phase by themselves; what
             `thoughts` and `scores` hold behind them is 0. None: T each.
+        search: one `SearchStep` per thought where the request asks for a trace; else None.
     """
 
     request: LatentRequest
@@ -96,6 +151,7 @@ class LatentRun:
     beam_keys: Tensor | None = None
     lineage: Tensor | None = None
     counts: Tensor | None = None
+    search: list[SearchStep] | None = None
 
     @property
     def rows(self) -> int:

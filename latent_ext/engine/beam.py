@@ -12,6 +12,7 @@ from latent_ext.models.depth import DepthSteps
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import child_key
+from latent_ext.ops.score_and_prune import best_first
 from latent_ext.rewards.latent_rm import LatentRM
 
 
@@ -52,7 +53,35 @@ def checked_beam(request: LatentRequest, reward: LatentRM | None, model: LatentM
         raise ValueError("reward: got None; a beam is pruned by the scores of a LatentRM")
     if beam.keep < 1 or beam.candidates < 1:
         raise ValueError(f"beam: got {beam}; at least 1 trajectory and 1 candidate are needed")
+    check_subtrees(beam, request.trajectories)
+    if beam.lookahead < 0:
+        raise ValueError(f"lookahead: got {beam.lookahead}; a number of thoughts >= 0 is needed")
     return beam
+
+
+def check_subtrees(beam: Beam, width: int) -> None:
+    """Refuses subtrees that cannot be of equal size.
+
+    Args:
+        width: trajectories that form the first thought.
+
+    Raises:
+        ValueError: unless `subtrees` divides the trajectories that are kept and those that there are.
+    """
+    if beam.subtrees < 1 or beam.keep % beam.subtrees or width % beam.subtrees:
+        raise ValueError(
+            f"subtrees: got {beam.subtrees}; a number >= 1 is needed that divides {beam.keep} kept trajectories and "
+            f"{width} at the first thought"
+        )
+
+
+def best_of_groups(ranks: Tensor, groups: int, keep: int) -> Tensor:
+    """int64 [groups, keep], the best rows of each group of neighbours by ranks [rows]; ties to the smaller, NaN last."""
+    size = len(ranks) // max(groups, 1)
+    found = [
+        start + best_first(ranks[start : start + size])[:keep] for start in range(0, len(ranks), size or 1)
+    ]
+    return torch.stack(found) if found else torch.zeros(0, keep, dtype=torch.int64, device=ranks.device)
 
 
 def beam_widths(beam: Beam | None, width: int, steps: int) -> list[tuple[int, int]]:
@@ -101,7 +130,7 @@ class Branching:
         """The kept rows in their old order, each `children` times.
 
         Args:
-            best: int64 [questions, keep], rows that go on, in any order.
+            best: int64, rows that go on, in any order and shape.
             keys: int64 [rows].
             step: thoughts formed so far.
             children: 1 to only prune.

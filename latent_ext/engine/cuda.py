@@ -186,7 +186,16 @@ class CudaEngine:
         settings, inputs = self.inputs(asked, cache, None if reward is None else reward_cache)
         kept = beam_widths(beam, request.trajectories, settings.steps)
         if beam is not None:
-            settings = replace(settings, keep=tuple(count for count, _ in kept), candidates=beam.candidates)
+            if beam.lookahead or request.trace:
+                raise ValueError(
+                    "beam: engine 'native' on a CUDA device neither looks ahead nor keeps a trace; give engine='modules'"
+                )
+            settings = replace(
+                settings,
+                questions=settings.questions * beam.subtrees,
+                keep=tuple(count // beam.subtrees for count, _ in kept),
+                candidates=beam.candidates,
+            )
         made = self.roll_out(settings, inputs, reward)
         if beam is not None:
             state = _State(

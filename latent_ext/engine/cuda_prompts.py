@@ -34,6 +34,11 @@ class PromptCache:
     lengths: Tensor
     last_hidden: Tensor
 
+    def select(self, questions: Tensor) -> PromptCache:
+        """The same of some of the prompts, int64 [questions]."""
+        rows = questions.to(self.lengths.device)
+        return PromptCache(self.key[:, rows], self.value[:, rows], self.lengths[rows], self.last_hidden[rows])
+
     def layered(self) -> Prompts:
         """The same caches, layer by layer."""
         return Prompts(list(self.key.unbind(0)), list(self.value.unbind(0)), self.lengths)

@@ -34,6 +34,13 @@ class Prompts:
     values: list[Tensor]
     lengths: Tensor
 
+    def select(self, prompts: Tensor) -> Prompts:
+        """The same of some of the prompts, int64 [prompts]."""
+        rows = prompts.to(self.lengths.device)
+        return Prompts(
+            [key[rows] for key in self.keys], [value[rows] for value in self.values], self.lengths[rows]
+        )
+
 
 @dataclass
 class Pages:

@@ -5,7 +5,8 @@ that are seen) and of heads, for every position that was read: prompts once per 
 sampler acts on them; thoughts of all trajectories, pruned ones included; the LM head only where a token is drawn;
 answers as far as they were decoded. Not counted are norms, activations, softmax, random numbers, padding and what a
 causal mask hides. What a chunked best-of-N decodes and then discards for a better trajectory of a later chunk is not
-recorded in results, and so not counted either.
+recorded in results, and so not counted either. Noise on W_V is counted as the native engine computes it: two products
+per layer for singular values. Of dense noise the products of its matrices are not counted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any, Protocol
 from latent_ext.engine.base import Beam
 from latent_ext.engine.beam import beam_widths
 from latent_ext.engine.operations import Operations, why_uncounted
+from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
-from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope, as_sampler
+from latent_ext.rewards.reward import Reward
+from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
 
 PHASES = ("read_prompts", "sample", "read_reward_prompts", "score", "answer")
 
@@ -73,48 +76,62 @@ class Solved(Protocol):
     settings: dict[str, Any]
 
 
-def cost_of(model: LatentModel, reward: LatentRM | None, results: Solved | Sequence[Solved]) -> Cost:
-    """What the runs behind `results` took.
+def cost_of(model: LatentModel, reward: Reward | None, results: Solved | Sequence[Solved]) -> Cost:
+    """What the runs behind `results` took: the sum of `costs_of` over them.
 
     Args:
-        model, reward: that they were run with; None for a run without a LatentRM.
+        model, reward: that they were run with; None for a run without a reward.
         results: one result of `latent_ext.solve`, or several.
-
-    Returns:
-        The sum over the questions. ``flops`` is None where operations do not follow from shapes: thoughts formed by a
-        rule in Python or by depth recurrence, rows that stop by themselves, pads that are visible, and a LatentRM that
-        reads a noise-free answer, of which results do not tell the length.
     """
     listed = results if isinstance(results, Sequence) else [results]
-    runs = []
-    for result in listed:
-        settings = result.settings
-        sampler = as_sampler(settings["sampler"], settings["scope"])
-        candidates = settings.get("candidates")
-        beam = None if candidates is None else Beam(settings["n"], candidates)
-        drawn = [
-            len(trajectory.tokens) + bool(trajectory.finished)
-            for trajectory in result.trajectories
-            if trajectory.tokens is not None
+    return sum(costs_of(model, reward, listed), Cost())
+
+
+def costs_of(model: LatentModel, reward: Reward | None, results: Sequence[Solved]) -> list[Cost]:
+    """What each result of `latent_ext.solve` took.
+
+    ``flops`` is None where operations do not follow from shapes: thoughts formed by a rule in Python or by depth
+    recurrence, rows that stop by themselves, pads that are visible, a LatentRM that reads a noise-free answer, of which
+    results do not tell the length, and rewards that compute anything beside what answers hold.
+    """
+    counter = _Counter(model, reward)
+    return [counter.cost(_runs(model, result)) for result in results]
+
+
+def _runs(model: LatentModel, result: Solved) -> list[_Question]:
+    """A result's trajectories by the sampler that drew them: one entry, or one for each sampler of a mixture."""
+    settings = result.settings
+    candidates, length = settings.get("candidates"), len(model.encode(result.question))
+    beam = None
+    if candidates is not None:
+        beam = Beam(settings["n"], candidates, settings.get("subtrees") or 1, settings.get("lookahead") or 0)
+    drawn_by = as_sampler_or_mixture(settings["sampler"], settings["scope"])
+    runs: list[_Question] = []
+    for sampler in members(drawn_by):
+        own = [
+            one
+            for one in result.trajectories
+            if isinstance(drawn_by, Sampler) or drawn_by.of_trajectory(one.index) == sampler
         ]
-        thoughts = sum(trajectory.steps or 0 for trajectory in result.trajectories)
-        rows = len(result.trajectories) if beam is None else beam.keep * beam.candidates
-        length = len(model.encode(result.question))
-        runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, settings["engine"]))
-    return _sum(model, reward, runs)
+        drawn = [len(one.tokens) + bool(one.finished) for one in own if one.tokens is not None]
+        thoughts = sum(one.steps or 0 for one in own)
+        rows = len(own) if beam is None else beam.keep * beam.candidates
+        if rows:
+            first = not runs
+            runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, settings["engine"], first))
+    return runs
 
 
 def expand(
     model: LatentModel,
-    reward: LatentRM | None = None,
+    reward: Reward | None = None,
     *,
     prompt_tokens: int | Sequence[int],
     answer_tokens: int,
     n: int = 64,
-    sampler: Sampler | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
+    sampler: Sampler | Mixture | MCDropout | GaussianNoise | HeadNoise | str = "dropout:0.2",
     scope: Scope | None = None,
-    beams: int | None = None,
-    candidates: int | None = None,
+    beam: Beam | None = None,
     decoded: int | None = None,
     engine: str = "native",
 ) -> Cost:
@@ -124,34 +141,29 @@ def expand(
         model, reward: as for `latent_ext.solve`.
         prompt_tokens: length of one question's prompt, or of each of several.
         answer_tokens: tokens that an answer is expected to take, the end of sequence included.
-        n: trajectories per question; not with `beams`.
-        sampler, scope: as for `latent_ext.solve`.
-        beams, candidates: of a beam search, both or neither.
+        n: trajectories per question; with a `beam` those that form the first thought follow from it.
+        sampler, scope: as for `latent_ext.solve`. A mixture is counted as if its first sampler drew all.
+        beam: of a beam search; None for none.
         decoded: answers decoded per question: 1 for best-of-N; default: those of all trajectories.
         engine: "native", "modules" or "reference".
 
     Raises:
-        ValueError: naming the argument that is not a whole number >= 1, or one of `beams`, `candidates` alone.
+        ValueError: naming the argument that is not a whole number >= 1.
     """
     lengths = [prompt_tokens] if isinstance(prompt_tokens, int) else list(prompt_tokens)
-    numbers = {"n": n, "beams": beams, "candidates": candidates, "decoded": decoded}
-    for name, value in {
-        **numbers,
-        "answer_tokens": answer_tokens,
-        "prompt_tokens": min(lengths, default=1),
-    }.items():
+    numbers = {"n": n, "decoded": decoded, "answer_tokens": answer_tokens}
+    for name, value in {**numbers, "prompt_tokens": min(lengths, default=1)}.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}; a whole number >= 1 is needed")
-    if (beams is None) != (candidates is None):
-        raise ValueError(f"beams, candidates: got {beams} and {candidates}; both or neither are needed")
-    beam = None if beams is None or candidates is None else Beam(beams, candidates)
     rows = n if beam is None else beam.keep * beam.candidates
     left = n if beam is None else beam.keep
     drawn = [answer_tokens] * min(decoded or left, left)
-    read_as = as_sampler(sampler, scope)
+    read_as = members(as_sampler_or_mixture(sampler, scope))[0]
     thoughts = left * model.family.latent_length
-    runs = [_Question(length, rows, read_as, beam, drawn, thoughts, engine) for length in lengths]
-    return _sum(model, reward, runs)
+    counter = _Counter(model, reward)
+    return counter.cost(
+        [_Question(length, rows, read_as, beam, drawn, thoughts, engine, True) for length in lengths]
+    )
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,7 @@ class _Question:
         drawn: tokens drawn for each decoded answer.
         thoughts: of the trajectories that are left.
         engine: "native", "modules" or "reference"; each leaves out what it can.
+        reads_reward_prompt: whether the LatentRM's reading of the prompt counts here; of a mixture, once.
     """
 
     length: int
@@ -173,11 +186,12 @@ class _Question:
     drawn: Sequence[int]
     thoughts: int
     engine: str
+    reads_reward_prompt: bool
 
     @property
     def shared(self) -> int:
         """Prompt tokens that are read once for all trajectories."""
-        by_each = self.sampler.drops or self.engine == "reference"
+        by_each = self.sampler.acts_in_body or self.engine == "reference"
         if by_each and self.sampler.scope == "prompt+latent":
             return 0
         return self.length - 1 if by_each else self.length
@@ -188,64 +202,82 @@ class _Question:
         return self.sampler.deterministic and self.beam is None and self.engine != "reference"
 
 
-def _sum(model: LatentModel, reward: LatentRM | None, runs: Sequence[_Question]) -> Cost:
-    why = why_uncounted(model, reward)
-    operations = None if why is not None else Operations(model, reward)
-    total = Cost() if why is None else Cost(flops=None, phases={}, uncounted=why)
-    for run in runs:
-        total = total + _count(model, reward, run, operations, why)
-    return total
+class _Counter:
+    """Operations of a generator and its LatentRM, read off once."""
 
+    def __init__(self, model: LatentModel, reward: Reward | None) -> None:
+        self.model = model
+        self.reward = reward if isinstance(reward, LatentRM) else None
+        self.why = why_uncounted(model, reward)
+        self.operations = None if self.why is not None else Operations(model, self.reward)
 
-def _count(
-    model: LatentModel,
-    reward: LatentRM | None,
-    run: _Question,
-    operations: Operations | None,
-    why: str | None,
-) -> Cost:
-    rows = 1 if run.one_for_all else run.rows
-    steps, length, shared = model.family.latent_length, run.length, run.shared
-    prompt_tokens = shared + rows * (length - shared)
-    if operations is None:
-        return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, why)
-    widths = beam_widths(run.beam, run.rows, steps)
-    # Rows that form thought t, and that read it, of all thoughts but the last, which the answer reads.
-    forming = [rows, *(width for _, width in widths[:-1])] if widths else [rows] * steps
-    reading = forming[1:]
-    body = operations.generator
-    phases = dict.fromkeys(PHASES, 0)
-    phases["read_prompts"] = body.read(0, shared)
-    phases["sample"] = rows * body.read(shared, length)
-    for t, count in enumerate(reading):
-        phases["sample"] += count * body.read(length + t, length + t + 1)
-    form = operations.thought + (operations.deviation if run.sampler.draws_from_head else 0)
-    phases["sample"] += sum(forming) * form
-    first = length + max(steps - 1, 0)
-    for tokens in run.drawn:
-        phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
-    positions = 0
-    if reward is not None and operations.reward is not None:
-        positions = _count_scores(reward, run, operations, forming, phases)
-    return Cost(prompt_tokens, sum(forming), sum(run.drawn), positions, sum(phases.values()), phases, why)
+    def cost(self, runs: Sequence[_Question]) -> Cost:
+        """The sum over runs."""
+        total = Cost() if self.why is None else Cost(flops=None, phases={}, uncounted=self.why)
+        for run in runs:
+            total = total + self._count(run)
+        return total
 
+    def _count(self, run: _Question) -> Cost:
+        rows = 1 if run.one_for_all else run.rows
+        steps, length, shared = self.model.family.latent_length, run.length, run.shared
+        prompt_tokens = shared + rows * (length - shared)
+        operations = self.operations
+        if operations is None:
+            return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, self.why)
+        widths = beam_widths(run.beam, run.rows, steps)
+        # Rows that form thought t, and that read it, of all thoughts but the last, which the answer reads.
+        forming = [rows, *(width for _, width in widths[:-1])] if widths else [rows] * steps
+        reading = forming[1:]
+        # Thoughts looked ahead to from thought t, by each of the rows that formed it.
+        further = [min(run.beam.lookahead, steps - 1 - t) if run.beam else 0 for t in range(steps)]
+        ahead = sum(count * more for count, more in zip(forming, further, strict=True))
+        body = operations.generator
+        phases = dict.fromkeys(PHASES, 0)
+        phases["read_prompts"] = body.read(0, shared)
+        phases["sample"] = rows * body.read(shared, length)
+        for t, count in enumerate(reading):
+            phases["sample"] += count * body.read(length + t, length + t + 1)
+        for t, count in enumerate(forming):
+            phases["sample"] += count * body.read(length + t, length + t + further[t])
+        form = operations.thought + (operations.deviation if run.sampler.draws_from_head else 0)
+        phases["sample"] += sum(forming) * form + ahead * operations.thought
+        if run.sampler.svp > 0.0:
+            phases["sample"] += (rows * (length - shared) + sum(reading)) * operations.spectrum
+        first = length + max(steps - 1, 0)
+        for tokens in run.drawn:
+            phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
+        positions = self._count_scores(run, operations, forming, further, phases) if self.reward else 0
+        thoughts = sum(forming) + ahead
+        return Cost(prompt_tokens, thoughts, sum(run.drawn), positions, sum(phases.values()), phases)
 
-def _count_scores(
-    reward: LatentRM, run: _Question, operations: Operations, forming: Sequence[int], phases: dict[str, int]
-) -> int:
-    """Adds the LatentRM's operations to `phases`; returns the positions that it read."""
-    body, length, steps = operations.reward, run.length, len(forming)
-    assert body is not None
-    # Only the native engine scores the trajectories of a deterministic run once.
-    counts = list(forming) if not run.one_for_all or run.engine == "native" else [run.rows] * steps
-    if reward.positions == "published" or run.engine == "reference":
-        # Every sequence from its beginning; in a beam search the reference reads each prefix anew, and the end once more.
-        whole = [(count, t + 1) for t, count in enumerate(counts)] if run.beam is not None else []
-        whole.append((run.rows if run.beam is None else run.beam.keep, steps))
-        for count, thoughts in whole:
-            phases["score"] += count * (body.read(0, length + thoughts) + thoughts * operations.score)
-        return sum(count * (length + thoughts) for count, thoughts in whole)
-    phases["read_reward_prompts"] += body.read(0, length)
-    for t, count in enumerate(counts):
-        phases["score"] += count * (body.read(length + t, length + t + 1) + operations.score)
-    return length + sum(counts)
+    def _count_scores(
+        self,
+        run: _Question,
+        operations: Operations,
+        forming: Sequence[int],
+        further: Sequence[int],
+        phases: dict[str, int],
+    ) -> int:
+        """Adds the LatentRM's operations to `phases`; returns the positions that it read."""
+        body, length, steps = operations.reward, run.length, len(forming)
+        assert body is not None
+        assert self.reward is not None
+        # Only the native engine scores the trajectories of a deterministic run once.
+        counts = list(forming) if not run.one_for_all or run.engine == "native" else [run.rows] * steps
+        if self.reward.positions == "published" or run.engine == "reference":
+            # Every sequence from its beginning; in a beam search the reference reads each prefix anew, and the end again.
+            whole = []
+            if run.beam is not None:
+                whole = [(count, t + 1 + further[t]) for t, count in enumerate(counts)]
+            whole.append((run.rows if run.beam is None else run.beam.keep, steps))
+            for count, thoughts in whole:
+                phases["score"] += count * (body.read(0, length + thoughts) + thoughts * operations.score)
+            return sum(count * (length + thoughts) for count, thoughts in whole)
+        if run.reads_reward_prompt:
+            phases["read_reward_prompts"] += body.read(0, length)
+        for t, count in enumerate(counts):
+            last = length + t + 1 + further[t]
+            phases["score"] += count * (body.read(length + t, last) + (1 + further[t]) * operations.score)
+        scored = sum(count * (1 + more) for count, more in zip(counts, further, strict=True))
+        return length * run.reads_reward_prompt + scored

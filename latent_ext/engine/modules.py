@@ -33,6 +33,14 @@ class _SharedPrompts:
     cache: Prompts | None
     last_hidden: Tensor | None
 
+    def select(self, questions: Tensor) -> _SharedPrompts:
+        """The same of some of the prompts, int64 [questions]."""
+        cache, last = self.cache, self.last_hidden
+        return _SharedPrompts(
+            None if cache is None else cache.select(questions),
+            None if last is None else last[questions.to(last.device)],
+        )
+
 
 @dataclass
 class _State:
@@ -142,7 +150,8 @@ class ModulesEngine:
                 hidden = step(self.blocks, thought, prompts, rows, row_dropout)
             self.next_thought(hidden, prompts, rows, row_keys, seed, sampler, t, thought, thoughts)
             if scoring is not None:
-                scoring.read(t, thought)
+                ahead = self._look_ahead(t, beam, thought, prompts, rows, row_keys, seed)
+                scoring.read(t, thought, ahead, row_keys)
                 branch = scoring.branch(t, row_keys)
                 row_keys, thought, thoughts = branch.keys, thought[branch.parents], thoughts[branch.parents]
                 rows = rows.branch(branch.parents)
@@ -150,7 +159,9 @@ class ModulesEngine:
         if scoring is not None:
             state = _State(prompts, rows, thought, row_keys, seed)
             lineage = row_of_question(scoring.lineage, count, widths)
-            return LatentRun(request, thoughts, state, scoring.scores, row_keys, lineage)
+            run = LatentRun(request, thoughts, state, scoring.scores, row_keys, lineage)
+            run.search = scoring.trace if request.trace else None
+            return run
         if leaders is not None:
             of_leader = torch.arange(len(leaders), device=device).repeat_interleave(count)
             pages.ancestry[:, : max(steps - 1, 0)] = leaders[of_leader].unsqueeze(1)
@@ -159,6 +170,23 @@ class ModulesEngine:
         # Without thoughts (T = 0) the end token follows the prompt.
         run = LatentRun(request, thoughts, _State(prompts, pages, thought if steps else None, keys, seed))
         return self._scored(run, reward, reward_cache)
+
+    def _look_ahead(self, t, beam, thought, prompts, rows, keys, seed) -> list[Tensor]:  # type: ignore[no-untyped-def]
+        """What would follow thought t [rows, hidden] without randomness: at most ``beam.lookahead`` thoughts.
+
+        It is written behind what the rows have read, where their own next thought will be.
+        """
+        steps, found = self.model.family.latent_length, []
+        pages = rows.select(torch.arange(len(keys), device=keys.device))
+        for further in range(t + 1, min(t + beam.lookahead, steps - 1) + 1):
+            hidden = step(self.blocks, thought, prompts, pages, RowDropout.clean(seed, keys))
+            thought, written = (
+                torch.empty_like(thought),
+                thought.new_empty(len(keys), steps, thought.shape[1]),
+            )
+            self.next_thought(hidden, prompts, pages, keys, seed, Sampler(), further, thought, written)
+            found.append(thought)
+        return found
 
     def next_thought(self, hidden, prompts, pages, keys, seed, sampler, t, thought, thoughts):  # type: ignore[no-untyped-def]
         """Writes z_{t+1} into `thought` and `thoughts`; its position is the one that it will be read at."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from latent_ext import ops
+from latent_ext.engine import native_steps
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
 from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.visible_pads import read_padded
@@ -43,6 +44,16 @@ class _Prompts:
     value: Tensor
     lengths: Tensor
     last_hidden: Tensor | None
+
+    def select(self, questions: Tensor) -> _Prompts:
+        """The same of some of the prompts, int64 [questions]."""
+        last = self.last_hidden
+        return _Prompts(
+            self.key[:, questions],
+            self.value[:, questions],
+            self.lengths[questions],
+            None if last is None else last[questions],
+        )
 
 
 @dataclass
@@ -90,7 +101,7 @@ class NativeEngine:
                 spectra=True,
             )
 
-    def _packed_reward(self, reward: LatentRM) -> PackedModel:
+    def packed_reward(self, reward: LatentRM) -> PackedModel:
         return pack(reward.module.body, weights=self.weights, score=(reward.head_weight, reward.head_bias))
 
     @torch.no_grad()
@@ -113,7 +124,24 @@ class NativeEngine:
     @torch.no_grad()
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> _Prompts:
         keys = torch.zeros(len(prompts), dtype=torch.int64)
-        return _read_prompts(self._packed_reward(reward), prompts, keys, Sampler(), last=False)
+        return _read_prompts(self.packed_reward(reward), prompts, keys, Sampler(), last=False)
+
+    def start(
+        self, request: LatentRequest, cache: _Prompts | None, question: Tensor, keys: Tensor, seed: Tensor
+    ) -> tuple[_Prompts, Tensor, Tensor]:
+        """Prompts, the prompt of each row [rows], and what yields its first thought [rows, hidden].
+
+        That is a hidden state where the prompts have one, else the input of the last prompt token.
+        """
+        prompt_index = question
+        if cache is None:
+            own = [request.prompts[b] for b in question.tolist()]
+            cache = _read_prompts(self.packed, own, keys, request.sampler, last=True, seed=seed)
+            prompt_index = torch.arange(len(keys))
+        if cache.last_hidden is None:
+            last = torch.stack([request.prompts[b][-1] for b in question.tolist()])
+            return cache, prompt_index, self.packed.token_embedding[last]
+        return cache, prompt_index, cache.last_hidden[prompt_index]
 
     @torch.no_grad()
     def sample(
@@ -124,6 +152,10 @@ class NativeEngine:
         reward_cache: _Prompts | None = None,
     ) -> LatentRun:
         beam = checked_beam(request, reward, self.model)
+        if beam is not None and (beam.lookahead or request.trace):
+            assert reward is not None
+            assert reward_cache is not None
+            return native_steps.search(self, request, beam, cache, reward, reward_cache)
         # Without randomness a question's trajectories share the first one's thoughts.
         shared = request.sampler.deterministic and request.trajectories > 1 and beam is None
         width = 1 if shared else request.trajectories
@@ -138,16 +170,7 @@ class NativeEngine:
         capacity = request.questions * max([width, *(kept_rows for _, kept_rows in kept)])
         last = request.questions * kept[-1][1] if kept else rows
 
-        prompt_index = question
-        if cache is None:
-            own = [request.prompts[b] for b in question.tolist()]
-            cache = _read_prompts(self.packed, own, keys, sampler, last=True, seed=seed)
-            prompt_index = torch.arange(rows)
-        if cache.last_hidden is None:
-            start = torch.stack([request.prompts[b][-1] for b in question.tolist()])
-            first = self.packed.token_embedding[start]
-        else:
-            first = cache.last_hidden[prompt_index]
+        cache, prompt_index, first = self.start(request, cache, question, keys, seed)
         # The last prompt token where it is still to be read, and all thoughts but the last.
         room = steps if cache.last_hidden is None else max(steps - 1, 0)
         places = max(room, 1)
@@ -158,7 +181,7 @@ class NativeEngine:
         lineage = torch.empty(capacity, steps, dtype=torch.int64)
         final_keys = torch.empty(capacity, dtype=torch.int64)
         final_prompts = torch.empty(capacity, dtype=torch.int64)
-        packed_reward = None if reward is None else self._packed_reward(reward)
+        scorer = None if reward is None else self.packed_reward(reward)
         dropout = sampler.dropout
         if steps:
             ops.latent_rollout(
@@ -176,9 +199,9 @@ class NativeEngine:
                 value,
                 ancestry,
                 0,
-                None if packed_reward is None else packed_reward.data,
-                None if packed_reward is None else packed_reward.position_embedding,
-                None if packed_reward is None else question,
+                None if scorer is None else scorer.data,
+                None if scorer is None else scorer.position_embedding,
+                None if scorer is None else question,
                 None if reward_cache is None else reward_cache.lengths,
                 None if reward_cache is None else reward_cache.key,
                 None if reward_cache is None else reward_cache.value,
@@ -188,8 +211,8 @@ class NativeEngine:
                 svp=sampler.svp,
                 sigma=sampler.noise.sigma if sampler.noise else 0.0,
                 relative=bool(sampler.noise and sampler.noise.relative),
-                questions=request.questions,
-                keep=[count for count, _ in kept],
+                questions=request.questions * (1 if beam is None else beam.subtrees),
+                keep=[] if beam is None else [count // beam.subtrees for count, _ in kept],
                 candidates=1 if beam is None else beam.candidates,
                 thoughts=thoughts,
                 step_scores=scores,

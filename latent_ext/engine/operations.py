@@ -13,6 +13,7 @@ from latent_ext.models.depth import DepthSteps
 from latent_ext.models.family import HeadStage, ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.reward import Reward
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class BodyOperations:
         return 2 * self.hidden * outputs
 
 
-def why_uncounted(model: LatentModel, reward: LatentRM | None) -> str | None:
+def why_uncounted(model: LatentModel, reward: Reward | None) -> str | None:
     """Why the operations of a run do not follow from shapes; None where they do."""
     feedback = model.feedback
     if isinstance(feedback, DepthSteps):
@@ -68,7 +69,16 @@ def why_uncounted(model: LatentModel, reward: LatentRM | None) -> str | None:
         return "rows stop by themselves"
     if model.semantics.pads != "masked":
         return "questions are read with visible pads"
-    if reward is not None and reward.reference != "none":
+    if reward is None:
+        return None
+    if not isinstance(reward, LatentRM):
+        own = sorted(reward.needs - {"answers"})
+        return (
+            f"the reward {reward.name} needs {' and '.join(own)}, which it computes by itself"
+            if own
+            else None
+        )
+    if reward.reference != "none":
         return "the LatentRM reads a noise-free answer, of which results do not tell the length"
     return None
 
@@ -81,9 +91,14 @@ class Operations:
         token: of the LM head, for a token drawn.
         thought: of the thought head, for a thought formed; `deviation` those of its Gaussian deviation.
         score: of the LatentRM's head, for a thought scored.
+        spectrum: of noise on the singular values of every layer's W_V, for a position that a row reads under it.
     """
 
     def __init__(self, model: LatentModel, reward: LatentRM | None) -> None:
+        blocks = model.blocks
+        values = blocks.kv_heads * blocks.head_dim
+        rank = min(blocks.hidden_size, values)
+        self.spectrum = 2 * blocks.layers * rank * (blocks.hidden_size + values)
         head = model.feedback
         assert isinstance(head, ThoughtHead)
         self.generator = BodyOperations.of(model.body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,15 +16,22 @@ from transformers import DynamicCache
 
 from latent_ext import ops
 from latent_ext.engine import reference_stopping
-from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_counts, weights_name
-from latent_ext.engine.beam import Branching, beam_widths, checked_beam
+from latent_ext.engine.base import (
+    Answers,
+    Beam,
+    LatentRequest,
+    LatentRun,
+    SearchStep,
+    beyond_counts,
+    weights_name,
+)
+from latent_ext.engine.beam import Branching, beam_widths, best_of_groups, checked_beam
 from latent_ext.engine.counter_dropout import counter_dropout
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
 from latent_ext.models.family import ThoughtHead, head_outputs
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
-from latent_ext.ops.score_and_prune import best_first
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
@@ -36,6 +43,7 @@ class _QuestionState:
     last_thought: Tensor | None  # [trajectories, hidden]; None without thoughts (T = 0)
     keys: Tensor  # [trajectories]
     lineage: Tensor  # [trajectories, T]
+    trace: list[SearchStep] = field(default_factory=list)  # of this question alone; empty without a beam
 
 
 class ReferenceEngine:
@@ -99,6 +107,10 @@ class ReferenceEngine:
         if beam is not None:
             run.beam_keys = torch.cat([state.keys for state in states])
             run.lineage = torch.cat([state.lineage for state in states])
+            if request.trace:
+                run.search = [
+                    SearchStep.stack(of_step) for of_step in zip(*(s.trace for s in states), strict=True)
+                ]
         return self._scored(reward, run, reward_cache)
 
     def _sample_question(
@@ -114,6 +126,8 @@ class ReferenceEngine:
         thoughts = torch.empty(rows, steps, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
         lineage = torch.arange(rows, device=keys.device).unsqueeze(1).repeat(1, steps)
         widths = beam_widths(request.beam, rows, steps)
+        trace: list[SearchStep] = []
+        parents = torch.arange(rows, device=keys.device)
         for t in range(steps):
             if t > 0:
                 hidden = self.read(thought.unsqueeze(1), cache, length + t - 1, stochastic)
@@ -122,15 +136,42 @@ class ReferenceEngine:
             if widths:
                 assert reward is not None
                 keep, width = widths[t]
-                total = self._score_thoughts(reward, scored, thoughts[:, : t + 1]).sum(1)
-                branch = Branching.after(best_first(total)[:keep], keys, t + 1, width // keep)
+                assert request.beam is not None
+                reading = [thoughts[:, : t + 1]]
+                reading += self._look_ahead(
+                    request.beam, thought, cache, length + t, keys, seed, steps - 1 - t
+                )
+                scores = self._score_thoughts(reward, scored, torch.cat(reading, dim=1))
+                ranks, groups = scores.sum(1), request.beam.subtrees
+                best = best_of_groups(ranks, groups, keep // groups)
+                trace.append(SearchStep.of(keys, parents, scores[:, t], ranks, best, 1))
+                branch = Branching.after(best, keys, t + 1, width // keep)
                 keys, parents = branch.keys, branch.parents
                 cache.batch_select_indices(parents)
                 thought, thoughts, lineage = thought[parents], thoughts[parents], lineage[parents]
                 lineage[:, t + 1 :] = torch.arange(width, device=keys.device).unsqueeze(1)
                 stochastic = RowDropout.of(sampler, seed, keys)
         held = cache.get_seq_length()
-        return _QuestionState(cache, held, thought if steps else None, keys, lineage), thoughts
+        return _QuestionState(cache, held, thought if steps else None, keys, lineage, trace), thoughts
+
+    def _look_ahead(
+        self,
+        beam: Beam,
+        thought: Tensor,
+        cache: DynamicCache,
+        position: int,
+        keys: Tensor,
+        seed: Tensor,
+        left: int,
+    ) -> list[Tensor]:
+        """Thoughts [rows, 1, hidden] that follow `thought`, read at `position`, without randomness; at most `left`."""
+        found = []
+        cache = copy.deepcopy(cache) if beam.lookahead else cache
+        for ahead in range(min(beam.lookahead, left)):
+            hidden = self.read(thought.unsqueeze(1), cache, position + ahead, RowDropout.clean(seed, keys))
+            thought = self.next_thought(hidden, keys, position + ahead + 1, seed, Sampler())
+            found.append(thought.unsqueeze(1))
+        return found
 
     def read_prompt(
         self, prompt: Tensor, keys: Tensor, seed: Tensor, request: LatentRequest

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from latent_ext.engine.flops import cost_of
 from latent_ext.evaluation.checkers import checker
 from latent_ext.evaluation.ledger import Line
 from latent_ext.evaluation.recipe import Arm, EvaluationRecipe
@@ -111,7 +110,8 @@ class Worker:
         """The ledger line of one result."""
         trajectories = result.trajectories
         answers = [self.checker.answer(trajectory) for trajectory in trajectories]
-        scores, reward = result.scores, self.recipe.reward_of(arm)
+        scores = result.scores
+        assert result.cost is not None
         # A selection on the family's own answers; another checker may tell them apart in another way.
         rule = SELECTORS.get(result.select)
         chosen = result.chosen if rule is None else rule(answers, scores).chosen
@@ -136,7 +136,7 @@ class Worker:
             "finished": [one.finished for one in trajectories],
             "errors": {str(one.index): one.error for one in trajectories if one.error is not None},
             "chosen": chosen,
-            "cost": cost_of(self.model, None if reward is None else self.rewards[reward], result).to_dict(),
+            "cost": result.cost.to_dict(),
         }
         if arm.is_pool:
             for name, of in PREDICTIONS.items():

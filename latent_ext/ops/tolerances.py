@@ -95,6 +95,8 @@ TOLERANCES: dict[str, dict[torch.dtype, Tolerance]] = {
     "elementary": {torch.float32: Tolerance(3e-7, 3e-7)},
     # Float32 sine and cosine of rotary angles, exactly reduced, against float64.
     "rotation": {torch.float32: Tolerance(0.0, 1.2e-7)},
+    # A probability in double precision, such as the tail of a Beta: some hundred roundings.
+    "probability": {torch.float64: Tolerance(0.0, 1e-11)},
     # Float32 normal quantile (AS 241, PPND7: about 1e-7 relative, plus the rounding of the tail probability,
     # whose share of 6e-8 / (density * tail) stays below 1e-6 absolute near the centre) against float64.
     "normal": {torch.float32: Tolerance(1e-6, 1.5e-6)},

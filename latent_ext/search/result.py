@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from latent_ext.engine.base import SearchStep
+from latent_ext.engine.flops import Cost
+
 
 @dataclass
 class Trajectory:
@@ -71,7 +74,11 @@ class Result:
         chosen: index of the chosen trajectory; None where nothing could be chosen.
         votes: weight of each answer among the decoded trajectories, heaviest first.
         settings: everything that the numbers depend on: sampler, scope, sites, p, sigma, seed, n, engine,
-            rung, model.
+            rung, model; and `budget`, what a question of the longest prompt could cost at the most
+            (`latent_ext.engine.flops.expand`).
+        cost: prompt tokens, thoughts, answer tokens and floating point operations that the question did take
+            (`latent_ext.engine.flops.Cost`, which says where operations cannot be counted).
+        search: with ``return_search=True``, the candidates of each thought of a beam search; else None.
     """
 
     question: str
@@ -80,6 +87,8 @@ class Result:
     chosen: int | None
     votes: dict[str, float]
     settings: dict[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    search: list[SearchStep] | None = None
 
     @property
     def best(self) -> Trajectory | None:
@@ -103,7 +112,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; thoughts are left out."""
-        return {
+        found = {
             "question": self.question,
             "answer": self.answer,
             "score": None if self.best is None else self.best.score,
@@ -113,3 +122,11 @@ class Result:
             "trajectories": [trajectory.to_dict() for trajectory in self.trajectories],
             "settings": self.settings,
         }
+        if self.cost is not None:
+            found["cost"] = self.cost.to_dict()
+        if self.search is not None:
+            found["search"] = [
+                {name: getattr(step, name).tolist() for name in ("parents", "scores", "ranks", "kept")}
+                for step in self.search
+            ]
+        return found

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun
+from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun, PromptCache, SearchStep
 from latent_ext.engine.beam import check_beam
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
+from latent_ext.engine.prompt_caches import select_prompts
 from latent_ext.engine.reference import ReferenceEngine
 from latent_ext.engine.replay import reread
 from latent_ext.engine.reward_prompts import reward_prompts
@@ -22,6 +23,7 @@ from latent_ext.ops.arguments import to_signed
 from latent_ext.ops.keys import trajectory_keys
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
+from latent_ext.search.adaptive import Adaptive, rounds
 from latent_ext.search.result import Trajectory
 
 Progress = Callable[[int, int], None]
@@ -37,6 +39,8 @@ class Run:
         beam: prunes and branches between thoughts by the scores of `reward`.
         temperature, top_p: of the answer tokens; temperature 0 is argmax.
         replay: thoughts are read again without dropout before answers are decoded.
+        adaptive: ends a question before n trajectories; needs `decode_all`.
+        searches: with `beam`, filled with what the search of each question (its number) looked at; None not to keep it.
     """
 
     model: LatentModel
@@ -51,6 +55,8 @@ class Run:
     beam: Beam | None = None
     top_p: float = 1.0
     replay: bool = False
+    adaptive: Adaptive | None = None
+    searches: dict[int, list[SearchStep]] | None = None
 
     def over(
         self,
@@ -97,20 +103,29 @@ class Run:
             max_rows=max_rows,
             whole=self.beam is not None,
         )
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            if progress is not None:
+                progress(done, total)
+
         for chunk in chunks:
-            for b, part in self.chunk(chunk, prompts, question_keys):
-                trajectories[b].extend(part)
-                done += len(part) if self.beam is None else self.n
-                if progress is not None:
-                    progress(done, total)
-        for listed in trajectories:
-            listed.sort(key=lambda trajectory: trajectory.index)
+            for b, listed in self.chunk(chunk, prompts, question_keys, report):
+                trajectories[b] = listed
         return trajectories
 
     def chunk(
-        self, chunk: Chunk, prompts: Sequence[Tensor], question_keys: Sequence[int]
+        self,
+        chunk: Chunk,
+        prompts: Sequence[Tensor],
+        question_keys: Sequence[int],
+        report: Callable[[int], None] = lambda done: None,
     ) -> list[tuple[int, list[Trajectory]]]:
-        """All trajectories of the chunk's questions; of a mixture in order of n for each of its samplers."""
+        """All trajectories of the chunk's questions, in order of n for each question.
+
+        `report` is called with the number of trajectories that were done or need no more be done.
+        """
         own = [prompts[b] for b in chunk.questions]
         reward_cache = None
         if self.reward is not None:
@@ -119,38 +134,66 @@ class Run:
             reward_cache = self.engine.read_reward_prompts(self.reward, read)
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
         all_keys = trajectory_keys(of_questions, self.n)
-        finished = []
+        found: list[list[Trajectory]] = [[] for _ in own]
+        # Where not all is decoded, no question ends early.
         winners: list[Trajectory | None] = [None] * len(own)
-        for sampler, parts in self._by_sampler(chunk.parts):
-            cache = self.engine.read_prompts(own, sampler)
-            for numbers in parts:
-                keys = all_keys[:, list(numbers)].contiguous()
-                request = LatentRequest(own, keys, sampler, self.seed, self.beam)
-                run = self.engine.sample(request, cache, self.reward, reward_cache)
+        caches: dict[Sampler, PromptCache] = {}
+        going = list(range(len(own)))
+        for first, last, ends_round in self._ranges(chunk):
+            for sampler, numbers in self._by_sampler(first, last):
+                if sampler not in caches:
+                    caches[sampler] = self.engine.read_prompts(own, sampler)
+                group, shared, scored = own, caches[sampler], reward_cache
+                if len(going) < len(own):
+                    group = [own[b] for b in going]
+                    shared, scored = select_prompts(shared, going), select_prompts(scored, going)
+                keys = all_keys[going][:, numbers].contiguous()
+                request = LatentRequest(group, keys, sampler, self.seed, self.beam, self.searches is not None)
+                run = self.engine.sample(request, shared, self.reward, scored)
                 if self.replay:
                     assert isinstance(self.engine, ReferenceEngine)
                     run = reread(self.engine, run)
                 part = self._describe(run, numbers)
-                self._decode(run, part, self._rows_to_decode(part, winners), chunk.answer_limit)
-                for b, listed in zip(chunk.questions, part, strict=True):
-                    self._report(b, listed)
-                    finished.append((b, listed))
-        return finished
+                if self.searches is not None and run.search is not None:
+                    for place, b in enumerate(going):
+                        self.searches[chunk.questions[b]] = [step.of_question(place) for step in run.search]
+                self._decode(run, part, winners, chunk.answer_limit)
+                for place, listed in zip(going, part, strict=True):
+                    self._report(chunk.questions[place], listed)
+                    found[place].extend(listed)
+                    found[place].sort(key=lambda trajectory: trajectory.index)
+            report(len(going) * (last - first))
+            if self.adaptive is not None and ends_round:
+                settled = [b for b in going if self.adaptive.settled(chunk.questions[b], found[b])]
+                going = [b for b in going if b not in settled]
+                report(len(settled) * (self.n - last))
+                if not going:
+                    break
+        return list(zip(chunk.questions, found, strict=True))
 
-    def _by_sampler(self, parts: Sequence[tuple[int, int]]) -> Iterator[tuple[Sampler, list[Sequence[int]]]]:
-        """Each sampler once, with the numbers of the trajectories that it draws, part by part."""
+    def _ranges(self, chunk: Chunk) -> Iterator[tuple[int, int, bool]]:
+        """Trajectories to draw at a time, [first, last), and whether a round ends with them."""
+        width = chunk.parts[0][1] - chunk.parts[0][0]
+        for first, last in rounds(self.n) if self.adaptive is not None else [(0, self.n)]:
+            for start in range(first, last, width):
+                end = min(start + width, last)
+                yield start, end, end == last
+
+    def _by_sampler(self, first: int, last: int) -> Iterator[tuple[Sampler, list[int]]]:
+        """Each sampler once, with the numbers in [first, last) of the trajectories that it draws."""
         if isinstance(self.sampler, Sampler):
-            yield self.sampler, [range(first, last) for first, last in parts]
+            yield self.sampler, list(range(first, last))
             return
         for sampler in members(self.sampler):
-            drawn = [
-                [n for n in range(first, last) if self.sampler.of_trajectory(n) == sampler]
-                for first, last in parts
-            ]
-            yield sampler, [numbers for numbers in drawn if numbers]
+            numbers = [n for n in range(first, last) if self.sampler.of_trajectory(n) == sampler]
+            if numbers:
+                yield sampler, numbers
 
-    def _decode(self, run: LatentRun, part: list[list[Trajectory]], rows: Tensor, limit: int) -> None:
-        """Writes the answers of `rows` into their trajectories."""
+    def _decode(
+        self, run: LatentRun, part: list[list[Trajectory]], winners: list[Trajectory | None], limit: int
+    ) -> None:
+        """Writes answers into the trajectories of a part, as far as they are needed."""
+        rows = self._rows_to_decode(part, winners)
         answers = self.engine.answer(
             run,
             rows.to(run.thoughts.device),
@@ -164,6 +207,8 @@ class Run:
             trajectory = part[row // width][row % width]
             trajectory.tokens = answers.tokens[place]
             trajectory.logprob, trajectory.finished = logprobs[place], ended[place]
+            if self.adaptive is not None:
+                self.adaptive.read(trajectory)
 
     def _describe(self, run: LatentRun, numbers: Sequence[int]) -> list[list[Trajectory]]:
         thoughts, scores, keys = run.thoughts, run.scores, run.keys

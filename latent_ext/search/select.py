@@ -43,6 +43,35 @@ def weighted_vote(answers: Sequence[str | None], scores: Sequence[float | None])
     >>> weighted_vote(["4", "5", "5"], [3.0, 0.0, 0.0]).chosen
     0
     """
+    return _vote(answers, softmax_weights(answers, scores), scores)
+
+
+def weighted_vote_raw(answers: Sequence[str | None], scores: Sequence[float | None]) -> Selection:
+    """Answers ranked by the plain sum of the scores of the trajectories that gave them.
+
+    The weighted vote of search-and-learn, made for scores that are probabilities. A LatentRM's scores are logits: a
+    negative one counts against its answer, so that where all are negative an answer seen rarely wins. `weighted_vote`
+    does not depend on where a score's zero lies.
+
+    >>> weighted_vote_raw(["4", "5", "5"], [0.9, 0.5, 0.6]).votes
+    {'5': 1.1, '4': 0.9}
+    """
+    usable = [
+        (n, answers[n], value) for n, score in enumerate(scores) if (value := _finite(score)) is not None
+    ]
+    ballots: dict[str, list[float]] = {}
+    for _, answer, value in usable:
+        if answer is not None:
+            ballots.setdefault(answer, []).append(value)
+    sums = sorted(((a, math.fsum(own)) for a, own in ballots.items()), key=lambda item: -item[1])
+    if not sums:
+        return Selection(None, {})
+    voters = [(value, -n) for n, answer, value in usable if answer == sums[0][0]]
+    return Selection(-max(voters)[1], dict(sums))
+
+
+def softmax_weights(answers: Sequence[str | None], scores: Sequence[float | None]) -> list[float]:
+    """Weight of each trajectory's vote in `weighted_vote`: they sum to 1, or are all 0 where nobody may vote."""
     # Only voters enter the softmax: a far better score without an answer must not round all weights to zero.
     pairs = zip(answers, scores, strict=True)
     finite = [None if answer is None else _finite(score) for answer, score in pairs]
@@ -50,7 +79,7 @@ def weighted_vote(answers: Sequence[str | None], scores: Sequence[float | None])
     top = max(valid, default=0.0)
     weights = [0.0 if score is None else math.exp(score - top) for score in finite]
     total = math.fsum(weights) or 1.0
-    return _vote(answers, [weight / total for weight in weights], scores)
+    return [weight / total for weight in weights]
 
 
 def best_of_n(answers: Sequence[str | None], scores: Sequence[float | None]) -> Selection:
@@ -68,7 +97,12 @@ def best_of_n(answers: Sequence[str | None], scores: Sequence[float | None]) -> 
     return Selection(chosen, _vote(answers, [1.0] * len(answers), None).votes)
 
 
-SELECTORS = {"best_of_n": best_of_n, "majority": majority_vote, "weighted_vote": weighted_vote}
+SELECTORS = {
+    "best_of_n": best_of_n,
+    "majority": majority_vote,
+    "weighted_vote": weighted_vote,
+    "weighted_vote_raw": weighted_vote_raw,
+}
 
 
 def _vote(

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import Beam
+from latent_ext.engine.base import SearchStep
+from latent_ext.engine.flops import costs_of, expand
 from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
-from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.rewards.named import as_reward
+from latent_ext.rewards.reliability import is_reliable
 from latent_ext.rewards.reward import Reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
+from latent_ext.search.adaptive import Adaptive, RewardBounds
+from latent_ext.search.arguments import (
+    asked_beam,
+    asked_confidence,
+    check_adaptive,
+    check_reward,
+    encode,
+    is_64_bits,
+)
 from latent_ext.search.later_scores import set_later_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
-from latent_ext.search.select import SELECTORS, best_of_n
+from latent_ext.search.select import SELECTORS, best_of_n, majority_vote, weighted_vote
 
-# What the published script searches with (LatentTTS).
-_BEAMS, _CANDIDATES = 4, 4
 _TRAJECTORIES = 64
 
 
@@ -41,6 +48,9 @@ def solve(
     select: str | None = None,
     beams: int | None = None,
     candidates: int | None = None,
+    subtrees: int | None = None,
+    lookahead: int | None = None,
+    confidence: float | None = None,
     decode: str = "needed",
     replay: str = "none",
     temperature: float = 0.0,
@@ -52,6 +62,7 @@ def solve(
     max_answer_tokens: int = 64,
     keys: Sequence[int] | None = None,
     return_thoughts: bool = False,
+    return_search: bool = False,
     memory_bytes: int = 2 << 30,
     max_rows: int | None = None,
     progress: Progress | None = None,
@@ -61,20 +72,31 @@ def solve(
     Args:
         model: from `latent_ext.load`.
         questions: one question or several.
-        n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. Not with "beam".
+        n: trajectories per question, 64 by default. The first 16 of n=64 are the n=16 run. With "adaptive" the most
+            that a question may draw. Not with "beam".
         sampler: object or text form, for example "dropout:0.2", "noise:0.6", "noise:0.4:relative", "svp:0.6", "none", "head"
             for a model with a Gaussian head, or a mixture such as "mix(dropout:0.2|svp:0.6)", of which trajectory n is
             drawn by sampler n mod k.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
         reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
             thought to the noise-free prediction), "answer_logprob", a ``.json`` file of `AnswerReading`, or what
-            `load_reward` takes. Needed by every `select` but "majority". All but a LatentRM at its real positions
-            have every answer decoded, and cannot guide beams.
-        select: "best_of_n", "majority", "weighted_vote" or "beam". Default: best_of_n with a reward, else majority.
+            `load_reward` takes. Needed by every `select` but "majority" and "adaptive". All but a LatentRM at its real
+            positions have every answer decoded, and cannot guide beams or an adaptive budget.
+        select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
+            Default: best_of_n with a reward, else majority. "adaptive" draws trajectories in rounds of at least 4, the
+            first ones of the fixed run, until the vote is settled, and chooses by weighted vote with a reward, else by
+            majority.
         beams: with "beam", trajectories kept after every thought, 4 by default. They are the result's trajectories; the
             best-scored one is chosen.
         candidates: with "beam", next thoughts tried from each kept trajectory, 4 by default; the first thought has
             ``beams * candidates``. With one candidate nothing is pruned: best-of-N.
+        subtrees: with "beam", independent groups of beams, each pruned for itself (diverse verifier tree search), 1 by
+            default; it divides `beams`. With as many as beams, every beam is a greedy search of its own.
+        lookahead: with "beam", further thoughts, rolled out without randomness, whose scores count in the comparison,
+            0 by default. They are forgotten again.
+        confidence: with "adaptive", how sure the leading answer's lead must be, 0.95 by default; in (0, 1). See
+            `latent_ext.search.settle`. A LatentRM that knows how sure it is (trained with ``loss: beta_binomial``) ends
+            a question also where its bounds leave the leading answer no rival.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
             nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
@@ -91,6 +113,8 @@ def solve(
         max_answer_tokens: longest answer; less where the model's positions end sooner.
         keys: 64-bit question keys; default: from the prompt ids.
         return_thoughts: keep each trajectory's thoughts, [T, hidden] on the CPU.
+        return_search: with "beam", keep `Result.search`: every candidate of every thought with its score, and whether it
+            was kept. It changes no result, but takes the native engine some op calls more.
         memory_bytes: budget for caches; what does not fit is cut into chunks, with the same results.
         max_rows: further bound on the trajectories that are in memory at a time.
         progress: called with (trajectories done, trajectories in all).
@@ -112,15 +136,18 @@ def solve(
     """
     texts = [questions] if isinstance(questions, str) else list(questions)
     select = select or ("best_of_n" if reward is not None else "majority")
-    if select not in (*SELECTORS, "beam"):
-        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam")
-    beam = _beam(select, n, beams, candidates)
+    if select not in (*SELECTORS, "beam", "adaptive"):
+        raise ValueError(f"select: got {select!r}; allowed are {', '.join(SELECTORS)}, beam, adaptive")
+    confidence = asked_confidence(select, confidence)
+    beam = asked_beam(select, n, beams, candidates, subtrees, lookahead)
+    if return_search and beam is None:
+        raise ValueError(f"return_search: got True with select={select!r}; it belongs to select='beam'")
     if beam is not None:
         n = beam.keep * beam.candidates
     n = _TRAJECTORIES if n is None else n
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}; a whole number of trajectories >= 1 is needed")
-    if select != "majority" and reward is None:
+    if select not in ("majority", "adaptive") and reward is None:
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")
     if decode not in ("needed", "all"):
         raise ValueError(f"decode: got {decode!r}; allowed are needed, all")
@@ -134,12 +161,12 @@ def solve(
         raise ValueError(f"top_p: got {top_p!r} with temperature=0, which draws nothing; give temperature=")
     if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
         raise ValueError(f"max_answer_tokens: got {max_answer_tokens!r}; a whole number >= 1 is needed")
-    if not _is_64_bits(seed):
+    if not is_64_bits(seed):
         raise ValueError(f"seed: got {seed!r}; a whole number of 64 bits is needed")
     if keys is not None and len(keys) != len(texts):
         raise ValueError(f"keys: got {len(keys)} for {len(texts)} questions; one each is needed")
     for b, key in enumerate(() if keys is None else keys):
-        if not _is_64_bits(key):
+        if not is_64_bits(key):
             raise ValueError(f"keys[{b}]: got {key!r}; a whole number of 64 bits is needed")
     chosen_sampler = as_sampler_or_mixture(sampler, scope)
     judge = None if reward is None else as_reward(reward, device=model.device)
@@ -148,7 +175,7 @@ def solve(
     scorer = latent_rm if latent_rm is not None and latent_rm.positions == "real" else None
     later = judge if scorer is None else None
     if latent_rm is not None:
-        _check_reward(model, latent_rm)
+        check_reward(model, latent_rm)
     if later is not None and beam is not None:
         raise ValueError(
             f"reward: {later.name} cannot guide select='beam', which scores thought by thought; "
@@ -157,7 +184,7 @@ def solve(
     for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
         warnings.warn(f"reward: {concern}; its scores may mislead", UserWarning, stacklevel=2)
 
-    prompts = [_encode(model, text, b) for b, text in enumerate(texts)]
+    prompts = [encode(model, text, b) for b, text in enumerate(texts)]
     rereading = replay == "clean" and any(one.acts_in_body for one in members(chosen_sampler))
     if rereading and engine == "auto":
         engine = "reference"
@@ -183,6 +210,8 @@ def solve(
         "weights": runner.weights,
         "n": n if beam is None else beam.keep,
         "candidates": None if beam is None else beam.candidates,
+        "subtrees": None if beam is None else beam.subtrees,
+        "lookahead": None if beam is None else beam.lookahead,
         "seed": seed,
         "replay": replay,
         "temperature": temperature,
@@ -195,8 +224,44 @@ def solve(
         settings["reward_positions"] = latent_rm.positions
     decode_all = decode == "all" or select not in ("best_of_n", "beam") or later is not None
     keep = return_thoughts or (later is not None and "thoughts" in later.needs)
+    adaptive = None
+    if confidence is not None:
+        check_adaptive(model, later)
+        settings["confidence"] = confidence
+        bounds = None
+        if scorer is not None and is_reliable(scorer):
+            bounds = RewardBounds(scorer, prompts, keep_thoughts=return_thoughts)
+            keep = True
+        adaptive = Adaptive(confidence, scorer is not None, partial(_read_answer, model), bounds)
+    settings["budget"] = None
+    if prompts:
+        settings["budget"] = expand(
+            model,
+            judge,
+            prompt_tokens=max(len(prompt) for prompt in prompts),
+            answer_tokens=max_answer_tokens,
+            n=n,
+            sampler=chosen_sampler,
+            beam=beam,
+            decoded=None if decode_all else 1,
+            engine=choice.name,
+        ).to_dict()
+    searches: dict[int, list[SearchStep]] | None = {} if return_search else None
     run = Run(
-        model, runner, chosen_sampler, scorer, n, seed, temperature, decode_all, keep, beam, top_p, rereading
+        model,
+        runner,
+        chosen_sampler,
+        scorer,
+        n,
+        seed,
+        temperature,
+        decode_all,
+        keep,
+        beam,
+        top_p=top_p,
+        replay=rereading,
+        adaptive=adaptive,
+        searches=searches,
     )
     trajectories = run.over(
         prompts,
@@ -221,65 +286,35 @@ def solve(
             _read_answers(model, found)
             noise_free = [part[0] for part in found]
         set_later_scores(model, later, prompts, trajectories, noise_free, keep_thoughts=return_thoughts)
-    return [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+    if not return_thoughts:
+        for trajectory in (one for part in trajectories for one in part):
+            trajectory.thoughts = None
+    results = [_result(text, part, select, settings) for text, part in zip(texts, trajectories, strict=True)]
+    for result, cost in zip(results, costs_of(model, judge, results), strict=True):
+        result.cost = cost
+    if searches is not None:
+        for b, result in enumerate(results):
+            result.search = searches[b]
+    return results
 
 
 def _read_answers(model: LatentModel, trajectories: Sequence[Sequence[Trajectory]]) -> None:
     for trajectory in (one for part in trajectories for one in part):
         if trajectory.tokens is not None:
-            trajectory.text = model.decode(trajectory.tokens)
-            trajectory.answer = model.family.answer(trajectory.text)
+            _read_answer(model, trajectory)
 
 
-def _beam(select: str, n: int | None, beams: int | None, candidates: int | None) -> Beam | None:
-    given = {"beams": beams, "candidates": candidates}
-    for name, value in given.items():
-        if value is not None and select != "beam":
-            raise ValueError(f"{name}: got {value!r} with select={select!r}; it belongs to select='beam'")
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: got {value!r}; a whole number >= 1 is needed")
-    if select != "beam":
-        return None
-    if n is not None:
-        raise ValueError(f"n: got {n!r} with select='beam'; give beams= and candidates= instead")
-    return Beam(beams or _BEAMS, candidates or _CANDIDATES)
-
-
-def _is_64_bits(value: object) -> bool:
-    return isinstance(value, int) and -(1 << 63) <= value < 1 << 64
-
-
-def _encode(model: LatentModel, text: str, index: int) -> Tensor:
-    try:
-        return model.encode(text)
-    except ValueError as error:
-        raise ValueError(f"questions[{index}]: {error}") from None
-
-
-def _check_reward(model: LatentModel, reward: LatentRM) -> None:
-    if isinstance(model.feedback, DepthSteps):
-        raise ValueError(
-            "reward: a LatentRM reads thoughts as positions of a text; this model's are depth steps"
-        )
-    if model.family.latent_length == 0:
-        raise ValueError("reward: a LatentRM scores thoughts; with latent_length=0 there are none")
-    place = reward.head_weight.device
-    if place != model.device:
-        raise ValueError(f"reward: is on {place}; the model is on {model.device}")
-    blocks = reward.blocks
-    if blocks.hidden_size != model.blocks.hidden_size:
-        raise ValueError(
-            f"reward: reads thoughts of size {blocks.hidden_size}; "
-            f"this model's have {model.blocks.hidden_size}"
-        )
-    if blocks.max_positions < model.max_positions:
-        raise ValueError(
-            f"reward: has {blocks.max_positions} positions; this model's {model.max_positions} are needed"
-        )
+def _read_answer(model: LatentModel, trajectory: Trajectory) -> None:
+    assert trajectory.tokens is not None
+    trajectory.text = model.decode(trajectory.tokens)
+    trajectory.answer = model.family.answer(trajectory.text)
 
 
 def _result(text: str, trajectories: list[Trajectory], select: str, settings: dict[str, Any]) -> Result:
     answers = [trajectory.answer for trajectory in trajectories]
     scores = [trajectory.score for trajectory in trajectories]
-    selection = SELECTORS.get(select, best_of_n)(answers, scores)
+    rule = SELECTORS.get(select, best_of_n)
+    if select == "adaptive":
+        rule = majority_vote if settings["reward"] is None else weighted_vote
+    selection = rule(answers, scores)
     return Result(text, trajectories, select, selection.chosen, selection.votes, settings)

@@ -16,9 +16,6 @@ from torch.nn import functional
 Form = Literal["normalised", "published"]
 FORMS: tuple[str, ...] = get_args(Form)
 
-# Added to every concentration, as in BetaPRM.
-LEAST_CONCENTRATION = 1e-3
-
 
 def contrastive(scores: Tensor, values: Tensor, usable: Tensor, form: Form = "normalised") -> Tensor:
     """Step-wise contrastive cross-entropy: at every step a softmax over the trajectories of a question.
@@ -97,11 +94,6 @@ def order_preference(clean: Tensor, corrupted: Tensor, usable: Tensor, margin: f
     levels = torch.cat([clean.unsqueeze(0), corrupted])
     hinge = (margin - (levels[:-1] - levels[1:])).clamp_min(0.0)
     return hinge[:, usable].mean() if bool(usable.any()) else clean.sum() * 0.0
-
-
-def concentration_of(raw: Tensor) -> Tensor:
-    """Positive concentration from a head's output."""
-    return functional.softplus(raw) + LEAST_CONCENTRATION
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:

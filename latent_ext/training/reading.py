@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRMModule
+from latent_ext.rewards.reliability import concentration_of
 from latent_ext.training.labelled import Batch
-from latent_ext.training.losses import concentration_of
 
 
 @dataclass(frozen=True)

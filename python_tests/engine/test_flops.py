@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
 import latent_ext
-from latent_ext.engine.flops import PHASES, Cost, cost_of, expand
+from latent_ext.engine.base import Beam
+from latent_ext.engine.flops import PHASES, Cost, cost_of, costs_of, expand
 from latent_ext.engine.operations import BodyOperations
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
@@ -70,20 +71,24 @@ def test_the_count_is_what_pytorch_counts_when_the_reference_engine_runs(
     assert cost.flops == sum(cost.phases.values())
 
 
+@pytest.mark.parametrize("lookahead", [0, 2])
 @pytest.mark.parametrize("body", BODIES)
-def test_the_count_of_a_beam_search_is_what_pytorch_counts(generator: torch.Generator, body: str) -> None:
+def test_the_count_of_a_beam_search_is_what_pytorch_counts(
+    generator: torch.Generator, body: str, lookahead: int
+) -> None:
     model, reward = counted_models(body, generator)
     with FlopCounterMode(display=False) as counter:
         results = latent_ext.solve(
-            model, ASKED, select="beam", beams=2, candidates=3, sampler="noise:0.4", reward=reward,
-            engine="reference", max_answer_tokens=4,
+            model, ASKED, select="beam", beams=2, candidates=3, lookahead=lookahead, sampler="noise:0.4",
+            reward=reward, engine="reference", max_answer_tokens=4,
         )  # fmt: skip
     steps = model.family.latent_length
-    scored = [(6, t + 1) for t in range(steps)] + [(2, steps)]
+    further = [min(lookahead, steps - 1 - t) for t in range(steps)]
+    scored = [(6, t + 1 + further[t]) for t in range(steps)] + [(2, steps)]
     lengths = [len(model.encode(question)) for question in ASKED]
     cost = cost_of(model, reward, results)
     assert cost.flops == counter.get_total_flops() - masked(model, reward, lengths, 0, scored)
-    assert cost.thoughts == len(ASKED) * 6 * steps
+    assert cost.thoughts == len(ASKED) * 6 * (steps + sum(further))
 
 
 @pytest.mark.parametrize("engine", ["native", "modules"])
@@ -115,16 +120,68 @@ def test_the_expansion_of_a_budget_is_the_cost_of_the_run_that_it_describes(
     generator: torch.Generator,
 ) -> None:
     model, reward = random_model(generator), random_reward(generator)
-    for settings in ({"n": 4}, {"beams": 2, "candidates": 3, "select": "beam"}):
+    searches = {"beams": 2, "candidates": 3, "lookahead": 1, "select": "beam"}
+    for settings, budget in (({"n": 4}, {"n": 4}), (searches, {"beam": Beam(2, 3, lookahead=1)})):
         results = latent_ext.solve(
             model, ASKED, sampler="noise:0.4", reward=reward, max_answer_tokens=1, **settings
         )  # type: ignore[arg-type]
         lengths = [len(model.encode(question)) for question in ASKED]
-        budget = {name: value for name, value in settings.items() if name != "select"}
         planned = expand(
             model, reward, prompt_tokens=lengths, answer_tokens=1, sampler="noise:0.4", decoded=1, **budget,  # type: ignore[arg-type]
         )  # fmt: skip
         assert planned == cost_of(model, reward, results)
+        assert [result.cost for result in results] == costs_of(model, reward, results)
+
+
+def test_a_mixture_costs_what_its_samplers_cost_and_reads_the_latent_rms_prompt_once(
+    generator: torch.Generator,
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+
+    def cost(sampler: str, n: int) -> Cost:
+        found = latent_ext.solve(
+            model,
+            ASKED[0],
+            n=n,
+            sampler=sampler,
+            reward=reward,
+            decode="all",
+            engine="native",
+            max_answer_tokens=1,
+        )[0].cost
+        assert found is not None
+        return found
+
+    mixed, apart = cost("mix(noise:0.4|svp:0.5)", 4), cost("noise:0.4", 2) + cost("svp:0.5", 2)
+    assert mixed.thoughts == apart.thoughts
+    assert mixed.phases["sample"] == apart.phases["sample"]
+    assert 2 * mixed.phases["read_reward_prompts"] == apart.phases["read_reward_prompts"]
+
+
+def test_noise_on_singular_values_costs_two_products_of_its_rank_per_position(
+    generator: torch.Generator,
+) -> None:
+    model, n = random_model(generator), 3
+    width, layers, steps = model.blocks.hidden_size, model.blocks.layers, model.family.latent_length
+
+    def sampled(sampler: str) -> int:
+        found = latent_ext.solve(model, ASKED[0], n=n, sampler=sampler, engine="native", max_answer_tokens=1)
+        assert found[0].cost is not None
+        return found[0].cost.phases["sample"]
+
+    # Every trajectory reads the last prompt token and all thoughts but the last under it.
+    assert sampled("svp:0.5") - sampled("dropout:0.5") == n * steps * layers * 2 * (2 * width * width)
+
+
+def test_a_reward_that_computes_by_itself_leaves_operations_uncounted(generator: torch.Generator) -> None:
+    model = random_model(generator)
+    deviation = latent_ext.solve(model, ASKED[0], n=2, sampler="dropout:0.2", reward="deviation")[0].cost
+    logprob = latent_ext.solve(model, ASKED[0], n=2, sampler="dropout:0.2", reward="answer_logprob")[0].cost
+    assert deviation is not None
+    assert logprob is not None
+    assert deviation.flops is None
+    assert "deviation needs thoughts" in str(deviation.uncounted)
+    assert logprob.flops is not None
 
 
 def test_a_body_is_counted_as_by_hand() -> None:
@@ -156,7 +213,7 @@ def test_costs_add_up_and_an_unknown_count_stays_unknown() -> None:
     [
         ("n", {"n": 0}),
         ("answer_tokens", {"answer_tokens": 0}),
-        ("beams", {"beams": 2}),
+        ("decoded", {"decoded": 0}),
         ("prompt_tokens", {"prompt_tokens": [0, 5]}),
     ],
 )

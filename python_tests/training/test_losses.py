@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from latent_ext.ops.tolerances import assert_close
+from latent_ext.rewards.reliability import concentration_of
 from latent_ext.training import losses
 from latent_ext.training.corruptions import LEVELS, corrupted_orders
 
@@ -68,7 +69,7 @@ def test_the_contrastive_loss_is_zero_at_its_optimum_and_does_not_see_a_shift(
 
 def test_the_beta_binomial_loss_is_the_likelihood_of_the_counts(generator: torch.Generator) -> None:
     scores, counts, usable = drawn(generator)
-    concentration = losses.concentration_of(torch.randn(Q, N, T, generator=generator))
+    concentration = concentration_of(torch.randn(Q, N, T, generator=generator))
     mean = scores.double().sigmoid()
     likelihood = stats.betabinom.logpmf(
         counts.numpy(), M, (mean * concentration).numpy(), ((1 - mean) * concentration).numpy()

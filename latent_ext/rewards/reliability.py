@@ -1,0 +1,72 @@
+"""How sure a LatentRM with a concentration head is of its scores (BetaPRM, arXiv 2605.15529).
+
+Each thought's value has a Beta with mean sigmoid(score) and the concentration that the second head gives. Bounds of a
+trajectory follow from the means and deviations of its thoughts; an adaptive budget stops on them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from latent_ext.rewards.latent_rm import LatentRM
+
+# Added to every concentration, as in BetaPRM.
+LEAST_CONCENTRATION = 1e-3
+
+# Deviations that a step's value is lowered by, and that a trajectory's bounds are apart from its value (BetaPRM).
+_CAUTION, _WIDTH = 0.5, 0.3
+
+
+def concentration_of(raw: Tensor) -> Tensor:
+    """Positive concentration from a head's output."""
+    return functional.softplus(raw) + LEAST_CONCENTRATION
+
+
+def is_reliable(reward: LatentRM) -> bool:
+    """Whether `value_bounds` can read this LatentRM: it has a concentration head, and reads no answer before thoughts."""
+    return reward.module.concentration is not None and reward.reference == "none"
+
+
+@torch.no_grad()
+def value_bounds(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of the values of one question's trajectories.
+
+    Value: mean over thoughts of (mean - 0.5 deviation); bounds: 0.3 times the mean deviation below and above it. The
+    prompt is read once; what is read does not depend on the engine that formed the thoughts.
+
+    Args:
+        reward: that `is_reliable`.
+        prompt: int64 [length] ids.
+        thoughts: [N, T, hidden], as fed.
+
+    Returns:
+        float32 [N] each, on the CPU.
+    """
+    means, deviations = step_beliefs(reward, prompt, thoughts)
+    value = (means - _CAUTION * deviations).mean(dim=1)
+    width = _WIDTH * deviations.mean(dim=1)
+    return (value - width).cpu(), (value + width).cpu()
+
+
+@torch.no_grad()
+def step_beliefs(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the Beta of every thought, float32 [N, T] each; arguments as in `value_bounds`.
+
+    Raises:
+        ValueError: for a LatentRM without a concentration head.
+    """
+    head = reward.module.concentration
+    if head is None:
+        raise ValueError(f"reward: {reward.name} has no concentration head")
+    body, weight = reward.module.body, reward.head_weight
+    cache = DynamicCache()
+    body(input_ids=prompt.to(weight.device).unsqueeze(0), past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(thoughts))
+    inputs = thoughts.to(weight.device, weight.dtype)
+    hidden = body(inputs_embeds=inputs, past_key_values=cache, use_cache=True).last_hidden_state
+    means = reward.module.score(hidden).float().sigmoid()
+    concentration = concentration_of(head(hidden).squeeze(-1).float())
+    return means, (means * (1.0 - means) / (concentration + 1.0)).sqrt()
