@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import typer
 from machine import machine_facts
+from quality import paired_bootstrap
 from results import Results
 
 import latent_ext
@@ -40,7 +41,6 @@ VARIANTS: dict[str, dict[str, int]] = {
     "beam, 4 subtrees": {"subtrees": 4},
     "beam, lookahead 1": {"lookahead": 1},
 }
-RESAMPLES = 4000
 
 Values = dict[str, dict[str, list[float]]]  # rule -> N -> by question
 
@@ -123,13 +123,6 @@ def right(results: Sequence[Result], golds: Sequence[str]) -> list[float]:
     ]
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
-    """Mean over questions and its bootstrap interval; the resampling has a fixed seed."""
-    draw = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draw].mean(axis=1), [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
 def tables(records: Sequence[dict[str, Any]]) -> str:
     """Markdown, one table per split and sampler."""
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
@@ -151,9 +144,12 @@ def table(split: str, sampler: str, records: Sequence[dict[str, Any]]) -> str:
         text = f"{100 * mean(rule, n).mean():.1f}"
         if rule in ("majority", "coverage") or n == 1:
             return text
-        against = interval(mean(rule, n) - mean("majority", n))
-        clear = against["low"] > 0 or against["high"] < 0
-        return f"{text} (**{points(against)}**)" if clear else f"{text} ({points(against)})"
+        gain, (low, high) = against(("majority", n), (rule, n))
+        difference = points(gain, low, high)
+        return f"{text} (**{difference}**)" if low > 0 or high < 0 else f"{text} ({difference})"
+
+    def against(before: tuple[str, int], after: tuple[str, int]) -> tuple[float, tuple[float, float]]:
+        return paired_bootstrap(mean(*before), mean(*after), seed=0)
 
     count = len(mean("majority", 1))
     lines = [f"**{split}, {sampler}**: {count} problems, {len(records)} seed(s)", ""]
@@ -161,19 +157,20 @@ def table(split: str, sampler: str, records: Sequence[dict[str, Any]]) -> str:
     for rule in records[0]["values"]:
         lines.append(f"| {rule} | " + " | ".join(shown(rule, n) for n in SIZES) + " |")
     drawn = float(np.mean([record["drawn"][str(POOL)] for record in records]))
-    against = interval(mean("adaptive", POOL) - mean("weighted_vote", POOL))
-    gained = interval(mean("weighted_vote", POOL) - mean("weighted_vote", 16))
+    lost, lost_in = against(("weighted_vote", POOL), ("adaptive", POOL))
+    gained, gained_in = against(("weighted_vote", 16), ("weighted_vote", POOL))
     lines += [
         "",
-        f"Adaptive, at most {POOL}: {drawn:.1f} trajectories on average ({100 * drawn / POOL:.0f} %); minus the weighted "
-        f"vote of {POOL}: {points(against)} points. Weighted vote of {POOL} minus that of 16: {points(gained)} points.",
+        f"Adaptive, at most {POOL}: {drawn:.1f} trajectories on average ({100 * drawn / POOL:.0f} %).",
+        f"Adaptive minus the weighted vote of {POOL}: {points(lost, *lost_in)} points.",
+        f"Weighted vote of {POOL} minus that of 16: {points(gained, *gained_in)} points.",
     ]
     return "\n".join(lines)
 
 
-def points(found: dict[str, float]) -> str:
+def points(mean: float, low: float, high: float) -> str:
     """A difference and its interval in percentage points."""
-    return f"{100 * found['mean']:+.1f}, {100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+    return f"{100 * mean:+.1f}, {100 * low:+.1f} to {100 * high:+.1f}"
 
 
 if __name__ == "__main__":

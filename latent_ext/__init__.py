@@ -15,7 +15,15 @@ from latent_ext.mixture import Mixture
 from latent_ext.models import CheckpointError, LatentModel, load
 from latent_ext.rewards import LatentRM, load_reward, save_reward
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler
-from latent_ext.search import Result, Trajectory, best_of_n, majority_vote, solve, weighted_vote
+from latent_ext.search import (
+    Result,
+    Trajectory,
+    best_of_n,
+    majority_vote,
+    solve,
+    weighted_vote,
+    weighted_vote_raw,
+)
 
 _PLUGS = {
     "LatentConfig": "latent_ext.hf.auto",
@@ -53,6 +61,7 @@ __all__ = [
     "save_reward",
     "solve",
     "weighted_vote",
+    "weighted_vote_raw",
 ]
 
 

@@ -77,7 +77,8 @@ def generate(
             `noise_std` of the config.
         scope: "latent" by default, or "prompt+latent".
         reward: a `LatentRM` or a token classifier of LatentTTS.
-        select: "best_of_n", "majority", "weighted_vote" or "beam"; default: best_of_n with a reward, else majority.
+        select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" or "beam"; default: best_of_n with a reward,
+            else majority.
         beams, candidates: with "beam", instead of `num_paths`; see `latent_ext.solve`.
         latent_length: number of thoughts; 6 by default. CoLaR: the most; the config's `max_latent_length`, 64 by default.
         family: "coconut", "codi" or "colar"; default: told by the model's submodules.

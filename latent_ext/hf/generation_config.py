@@ -32,7 +32,7 @@ _CHOICES = {
     "latent_do_sample_by": (None, "dropout", "noise"),
     "explicit_do_sample_by": (None, "vocab"),
     "scope": (None, "latent", "prompt+latent"),
-    "select": (None, "best_of_n", "majority", "weighted_vote", "beam"),
+    "select": (None, "best_of_n", "majority", "weighted_vote", "weighted_vote_raw", "beam"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,24 @@ def test_a_question_is_answered_for_people(call: Callable) -> None:
     assert called.code == 0
     assert QUESTION in " ".join(called.out.split())
     assert "majority of 2 trajectories" in called.out
+
+
+def test_an_adaptive_run_says_what_its_budget_meant(call: Callable) -> None:
+    called = call(
+        "solve", QUESTION, "--reward", "none", "--select", "adaptive", "--n", "8", "--confidence", "0.9"
+    )
+    assert called.code == 0
+    last = called.out.strip().splitlines()[-1]
+    thoughts, tokens = 8 * 6, 8 * 64
+    assert last.startswith(f"per question at most {thoughts} thoughts, {tokens} answer tokens, ")
+    assert re.search(r"; took (24|48) thoughts, \d+ answer tokens, [\d.e-]+ GFLOP$", last)
+
+
+def test_a_search_is_asked_for_by_the_words_of_solve(call: Callable, latent_rm_directory: Path) -> None:
+    how = ("--select", "beam", "--beams", "2", "--candidates", "2", "--subtrees", "2", "--lookahead", "1")
+    called = call("solve", QUESTION, "--reward", str(latent_rm_directory), *how, "--json")
+    settings = strict(called.out)["settings"]
+    assert [settings[name] for name in ("n", "candidates", "subtrees", "lookahead")] == [2, 2, 2, 1]
 
 
 def test_a_reward_makes_best_of_n_the_default_and_the_score_is_reported(
