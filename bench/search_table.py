@@ -52,7 +52,8 @@ def main(
     seeds: Annotated[int, typer.Option(help="Run seeds 0, 1, ...")] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     results: Annotated[Path, typer.Option(help="Where the records go.")] = (
-        Path(__file__).parent / "results" / "search_table.json"
+        # Megabytes of values by question; the table alone belongs beside the other results.
+        Path("build") / "search_table.json"
     ),
     resume: Annotated[bool, typer.Option("--resume", help="Skip what is recorded already.")] = False,
 ) -> None:
