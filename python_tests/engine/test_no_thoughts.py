@@ -85,5 +85,7 @@ def test_what_needs_thoughts_is_refused(given: dict[str, object], named: str) ->
 
 def test_a_family_that_ends_its_thoughts_by_a_fixed_number_loads_with_none() -> None:
     assert load(latent_length=0).family.latent_length == 0
-    with pytest.raises(ValueError, match=r"^latent_length: got -1; a whole number of thoughts >= 0 is needed"):
+    with pytest.raises(
+        ValueError, match=r"^latent_length: got -1; a whole number of thoughts >= 0 is needed"
+    ):
         load(latent_length=-1)
