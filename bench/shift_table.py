@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import Any
 
 # (method, N) in the accuracy tables of `latent_ext.evaluation.summary`.
-_SHARES = (("greedy", 1), ("pass@1", 1), ("coverage", 64), ("best-of-N", 64), ("majority", 64))
-_DIFFERENCES = (("best-of-N", 64, "against majority"), ("majority", 64, "against greedy"))
+_SHARES = (("greedy", 1), ("pass@1", 1), ("coverage", 64), ("best-of-N", 64), ("majority vote", 64))
+_DIFFERENCES = (("best-of-N", 64, "against majority"), ("majority vote", 64, "against greedy"))
 
 
 def percent(value: dict[str, Any], sign: str = "") -> str:
     """A share or difference as "mean (low to high)"."""
-    return f"{100 * value['mean']:{sign}.1f} ({100 * value['low']:{sign}.1f} to {100 * value['high']:{sign}.1f})"
+    return (
+        f"{100 * value['mean']:{sign}.1f} ({100 * value['low']:{sign}.1f} to {100 * value['high']:{sign}.1f})"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of a run")
     arguments = parser.parse_args()
     summary = json.loads((arguments.run / "summary.json").read_text(encoding="utf-8"))
