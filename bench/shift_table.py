@@ -1,9 +1,10 @@
-"""The shipped model on problems with one controlled shift each: the table of docs/evaluation.md.
+"""One table of a run over shifts, a line per dataset, from its summary.json: the table of docs/evaluation.md.
 
-    python bench/shift_table.py --problems 300 --seeds 3 --store build/shifts
+    latent-ext evaluate examples/evaluate/shifts.yaml --out runs/shifts
+    python bench/shift_table.py runs/shifts
 
-Cells are percent with 95 % intervals over problems and seeds.
-Finished (shift, seed) pairs are kept in the store and not run again.
+Cells are percent with 95 % intervals over problems and seeds. The last two columns are differences within a shift, paired
+over its problems.
 """
 
 from __future__ import annotations
@@ -13,70 +14,40 @@ import json
 from pathlib import Path
 from typing import Any
 
-import latent_ext
-from latent_ext.assets import SHIPPED_SAMPLER
-from latent_ext.evaluation.metrics import Estimate, correct_flags, estimate
-from latent_ext.evaluation.shifts import SHIFTS, problems
-from latent_ext.search import best_of_n, majority_vote
-
-N = 64
-METHODS = ("greedy", "pass@1", f"coverage@{N}", f"best-of-{N}", f"majority@{N}")
+# (method, N) in the accuracy tables of `latent_ext.evaluation.summary`.
+_SHARES = (("greedy", 1), ("pass@1", 1), ("coverage", 64), ("best-of-N", 64), ("majority vote", 64))
+_DIFFERENCES = (("best-of-N", 64, "against majority"), ("majority vote", 64, "against greedy"))
 
 
-def measure(shift: str, seed: int, count: int, loaded: dict[str, Any]) -> list[dict[str, float]]:
-    """Per problem, whether each method is right (pass@1: the share of trajectories that are)."""
-    drawn = problems(shift, count=count, seed=0)
-    questions, golds = [one.question for one in drawn], [one.answer for one in drawn]
-    model, reward = loaded["model"], loaded["reward"]
-    greedy = latent_ext.solve(model, questions, n=1, sampler="none")
-    pools = latent_ext.solve(
-        model, questions, n=N, sampler=SHIPPED_SAMPLER, reward=reward, decode="all", seed=seed
+def percent(value: dict[str, Any], sign: str = "") -> str:
+    """A share or difference as "mean (low to high)"."""
+    return (
+        f"{100 * value['mean']:{sign}.1f} ({100 * value['low']:{sign}.1f} to {100 * value['high']:{sign}.1f})"
     )
-    rows = []
-    for gold, alone, pool in zip(golds, greedy, pools, strict=True):
-        flags = correct_flags(pool, gold)
-        best = best_of_n(pool.answers, pool.scores).chosen
-        vote = majority_vote(pool.answers).chosen
-        values = (
-            correct_flags(alone, gold)[0],
-            sum(flags) / N,
-            any(flags),
-            best is not None and flags[best],
-            vote is not None and flags[vote],
-        )
-        rows.append({name: float(value) for name, value in zip(METHODS, values, strict=True)})
-    return rows
-
-
-def cell(value: Estimate) -> str:
-    low, high = value.interval
-    return f"{100 * value.mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--problems", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("run", type=Path, help="folder of a run")
     arguments = parser.parse_args()
-    arguments.store.mkdir(parents=True, exist_ok=True)
-    loaded = {"model": latent_ext.load(), "reward": latent_ext.load_reward()}
-    stem = f"{arguments.problems}-{loaded['model'].weights_hash}"
-    print("| shift | " + " | ".join(METHODS) + " |")
-    print("|---" * (1 + len(METHODS)) + "|")
-    for shift in SHIFTS:
-        seeds = []
-        for seed in range(arguments.seeds):
-            kept = arguments.store / f"{shift}-{seed}-{stem}.json"
-            if not kept.exists():
-                kept.write_text(
-                    json.dumps(measure(shift, seed, arguments.problems, loaded)), encoding="utf-8"
-                )
-            seeds.append(json.loads(kept.read_text(encoding="utf-8")))
-        cells = [cell(estimate([[row[name] for row in rows] for rows in seeds])) for name in METHODS]
-        print(f"| {shift} | " + " | ".join(cells) + " |", flush=True)
+    summary = json.loads((arguments.run / "summary.json").read_text(encoding="utf-8"))
+    heads = [method if n == 1 else f"{method}, N={n}" for method, n in _SHARES]
+    heads += [f"{method} {against}, N={n}" for method, n, against in _DIFFERENCES]
+    print("| shift | problems | " + " | ".join(heads) + " |")
+    print("|---" * (2 + len(heads)) + "|")
+    for table in summary["tables"]:
+        kind, _, shift = table["name"].partition("-")
+        if kind != "accuracy":
+            continue
+        names = [column["name"] for column in table["columns"]]
+        listed = [dict(zip(names, row, strict=True)) for row in table["rows"]]
+        rows = {(row["method"], row["N"]): row for row in listed}
+        shares = [rows[key]["accuracy"] for key in _SHARES]
+        cells = [percent(share) for share in shares]
+        cells += [percent(rows[method, n][against], "+") for method, n, against in _DIFFERENCES]
+        print(f"| {shift} | {shares[0]['problems']} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -69,6 +70,8 @@ class MathVerifyChecker:
             raise ValueError(
                 "checker: 'math-verify' needs the extra 'math': pip install 'latent_ext[math]'"
             ) from None
+        # It warns at every call that its time limit is off.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def gold(self, text: str) -> str:
         number = canonical_number(text)
@@ -92,7 +95,9 @@ class MathVerifyChecker:
     def _parse(self, text: str) -> list[Any]:
         # Its time limit is a signal, which only the main thread of a process may set.
         parse = self._math.parse
-        return list(parse(text, parsing_timeout=None) or parse(f"${text}$", parsing_timeout=None))
+        parsed = parse(text, parsing_timeout=None) or parse(f"${text}$", parsing_timeout=None)
+        # Where it reads no value it gives the text itself back.
+        return parsed if any(not isinstance(value, str) for value in parsed) else []
 
 
 CHECKERS: dict[str, Callable[[], Checker]] = {"number": NumberChecker, "math-verify": MathVerifyChecker}

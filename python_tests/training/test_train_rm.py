@@ -138,7 +138,7 @@ def test_the_command_takes_replacements_and_prints_its_figures(
         (
             "labels: x\nvalidation: y\noutput: z\nlos: bce",
             [],
-            "recipe: got the key 'los'; allowed are labels",
+            "recipe: got the key 'los' \\(did you mean 'loss'\\?\\); allowed are labels",
         ),
         ("labels: x\nvalidation: y\noutput: z", ["loss=ce"], "loss: got 'ce'; allowed are contrastive, bce"),
         ("labels: x\nvalidation: y\noutput: z", ["batch_size=0"], "batch_size: got 0"),
