@@ -198,9 +198,10 @@ def as_recipe(found: dict[str, Any], *, limit: int | None = None) -> EvaluationR
     ):
         if key in given and not _is_text(given[key]):
             raise ValueError(f"{key}: got {shown(given[key])}; a text is needed")
-    for key in ("max_answer_tokens", "latent_length"):
-        if key in given:
-            _at_least_one(given[key], key)
+    # No thoughts at all is a model that writes its chain out.
+    for key, least in (("max_answer_tokens", 1), ("latent_length", 0)):
+        if key in given and not (_is_whole(given[key]) and least <= given[key] <= 1 << 31):
+            raise ValueError(f"{key}: got {shown(given[key])}; a whole number >= {least} is needed")
     if "switches" in given:
         given["switches"] = _texts(given["switches"], "switches")
     if "reward" not in found and given.get("model", "shipped") == "shipped":

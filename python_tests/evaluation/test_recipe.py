@@ -127,3 +127,11 @@ def test_yaml_written_by_hand_and_by_us_agree(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, yaml.safe_dump(plain_recipe())))
     assert isinstance(recipe, EvaluationRecipe)
     assert recipe == small_recipe()
+
+
+@pytest.mark.parametrize("length", [-1, False, 0.0, "6"])
+def test_a_number_of_thoughts_may_be_none_at_all_but_nothing_that_is_no_number(length: object) -> None:
+    asked = {"datasets": [{"name": "a", "shipped": "test_5"}], "arms": [{"name": "t", "sampler": "none"}]}
+    assert as_recipe(asked | {"latent_length": 0}).latent_length == 0
+    with pytest.raises(ValueError, match=r"^latent_length: got .*; a whole number >= 0 is needed"):
+        as_recipe(asked | {"latent_length": length})
