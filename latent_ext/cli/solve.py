@@ -20,7 +20,7 @@ from latent_ext.evaluation.problems import NamedProblem, as_problem, read_proble
 from latent_ext.models import load
 from latent_ext.models.registry import FAMILIES
 from latent_ext.rewards import Reward, as_reward, load_reward
-from latent_ext.rewards.named import WITHOUT_TRAINING
+from latent_ext.rewards.named import NAMED
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
 
@@ -76,8 +76,8 @@ def solve(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="Directory or Hub id of a LatentRM, deviation, answer_logprob, a .json file of AnswerReading, or none. "
-            "Default: shipped, for the shipped model."
+            help="Directory or Hub id of a LatentRM, answer_reading, answer_logprob, deviation, a .json file of "
+            "AnswerReading, or none. Default: shipped, for the shipped model."
         ),
     ] = None,
     reward_positions: Annotated[
@@ -169,7 +169,7 @@ def solve(
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
     judge: Reward | None = None
-    if reward in WITHOUT_TRAINING or reward.endswith(".json"):
+    if reward in NAMED or reward.endswith(".json"):
         if reward_positions != "real":
             raise ValueError(f"reward_positions: got {reward_positions!r}; {reward} is no LatentRM")
         judge = as_reward(reward)

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import torch
 
+from latent_ext.assets import SHIPPED_ANSWER_READING
 from latent_ext.rewards.answer_logprob import AnswerLogprob
 from latent_ext.rewards.answer_reading import AnswerReading
 from latent_ext.rewards.deviation import Deviation
 from latent_ext.rewards.latent_rm import Positions, load_reward
 from latent_ext.rewards.reward import Reward
 
-WITHOUT_TRAINING: dict[str, Callable[[], Reward]] = {"deviation": Deviation, "answer_logprob": AnswerLogprob}
+NAMED: dict[str, Callable[[], Reward]] = {
+    "deviation": Deviation,
+    "answer_logprob": AnswerLogprob,
+    "answer_reading": lambda: AnswerReading.load(SHIPPED_ANSWER_READING),
+}
 
 
 def as_reward(
@@ -22,8 +27,8 @@ def as_reward(
     """The reward itself, or the one that a text names.
 
     Args:
-        reward: a reward; or "deviation", "answer_logprob", a ``.json`` file written by `AnswerReading.save`, or what
-            `load_reward` takes.
+        reward: a reward; or "deviation", "answer_logprob", "answer_reading" (fitted on the shipped model), a ``.json``
+            file written by `AnswerReading.save`, or what `load_reward` takes.
         device: of a LatentRM that is loaded.
         positions: of a LatentRM that is loaded, "real" or "published"; others read no positions.
 
@@ -33,8 +38,8 @@ def as_reward(
     """
     if isinstance(reward, (str, Path)):
         text = str(reward)
-        if text in WITHOUT_TRAINING:
-            return WITHOUT_TRAINING[text]()
+        if text in NAMED:
+            return NAMED[text]()
         return (
             AnswerReading.load(text)
             if text.endswith(".json")
@@ -43,6 +48,6 @@ def as_reward(
     if not isinstance(reward, Reward):
         raise TypeError(
             f"reward: got {type(reward).__name__}; a reward (name, needs, concerns, score), "
-            f"{', '.join(WITHOUT_TRAINING)}, a .json file of AnswerReading, or a LatentRM's place is needed"
+            f"{', '.join(NAMED)}, a .json file of AnswerReading, or a LatentRM's place is needed"
         )
     return reward

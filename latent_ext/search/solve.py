@@ -79,9 +79,10 @@ def solve(
             drawn by sampler n mod k.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
         reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
-            thought to the noise-free prediction), "answer_logprob", a ``.json`` file of `AnswerReading`, or what
-            `load_reward` takes. Needed by every `select` but "majority" and "adaptive". All but a LatentRM at its real
-            positions have every answer decoded, and cannot guide beams or an adaptive budget.
+            thought to the noise-free prediction), "answer_logprob", "answer_reading" (fitted on the shipped model), a
+            ``.json`` file of `AnswerReading`, or what `load_reward` takes. Needed by every `select` but "majority" and
+            "adaptive". All but a LatentRM at its real positions have every answer decoded, and cannot guide beams or an
+            adaptive budget.
         select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
             Default: best_of_n with a reward, else majority. "adaptive" draws trajectories in rounds of at least 4, the
             first ones of the fixed run, until the vote is settled, and chooses by weighted vote with a reward, else by
