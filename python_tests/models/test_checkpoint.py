@@ -130,7 +130,7 @@ def test_other_model_types_and_families_are_refused(directory: Path) -> None:
             latent_ext.load(directory, family="coconut")
 
 
-@pytest.mark.parametrize("steps", [0, -1, 2.5, "6"])
+@pytest.mark.parametrize("steps", [-1, 2.5, "6"])
 def test_a_bad_number_of_thoughts_is_refused(directory: Path, steps: object) -> None:
     with pytest.raises(ValueError, match="latent_length: got"):
         latent_ext.load(directory, latent_length=steps)  # type: ignore[arg-type]
