@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from latent_ext.engine.base import Engine
-from latent_ext.engine.cuda import NO_NUCLEUS, NO_VALUE_NOISE, CudaEngine
+from latent_ext.engine.cuda import NO_NUCLEUS, NO_STEPS, NO_VALUE_NOISE, CudaEngine
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
@@ -85,6 +85,7 @@ def choose_engine(
     rung: str | None = None,
     samplers: Sequence[Sampler] = (),
     top_p: float = 1.0,
+    by_steps: bool = False,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
@@ -98,6 +99,7 @@ def choose_engine(
             None: what the variable LATENT_EXT_RUNG asks for, else "auto".
         samplers: those that the engine will have to draw by; not every engine draws by every one.
         top_p: of the answer tokens.
+        by_steps: whether a beam search will look ahead or keep a trace.
 
     Raises:
         ValueError: for an unknown engine, format or rung, or a format or rung that only the native engine has.
@@ -115,7 +117,9 @@ def choose_engine(
     for choice in engine_report(model.device):
         if engine not in ("auto", choice.name):
             continue
-        reason = _why_not(choice, model, reward, weights) or _why_not_drawn(choice, model, samplers, top_p)
+        reason = _why_not(choice, model, reward, weights) or _why_not_drawn(
+            choice, model, samplers, top_p, by_steps
+        )
         if reason is None:
             if forced and choice.name != "native":
                 raise ValueError(f"rung: {rung!r} needs the native engine, and {choice.name!r} was taken")
@@ -159,13 +163,15 @@ def _why_not(
 
 
 def _why_not_drawn(
-    choice: EngineChoice, model: LatentModel, samplers: Sequence[Sampler], top_p: float
+    choice: EngineChoice, model: LatentModel, samplers: Sequence[Sampler], top_p: float, by_steps: bool
 ) -> str | None:
     if choice.name != "native":
         return None
     if model.device.type == "cuda":
         if any(sampler.svp > 0.0 or sampler.wv > 0.0 for sampler in samplers):
             return NO_VALUE_NOISE
+        if by_steps:
+            return NO_STEPS
         return NO_NUCLEUS if top_p != 1.0 else None
     return NO_DENSE_NOISE if any(sampler.wv > 0.0 for sampler in samplers) else None
 

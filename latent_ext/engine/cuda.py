@@ -31,6 +31,7 @@ from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 
 NO_VALUE_NOISE = "engine 'native' has no noise on W_V (svp, wv) on CUDA"
+NO_STEPS = "engine 'native' on a CUDA device neither looks ahead nor keeps a trace"
 NO_NUCLEUS = "engine 'native' draws from all tokens on CUDA"
 
 
@@ -187,9 +188,7 @@ class CudaEngine:
         kept = beam_widths(beam, request.trajectories, settings.steps)
         if beam is not None:
             if beam.lookahead or request.trace:
-                raise ValueError(
-                    "beam: engine 'native' on a CUDA device neither looks ahead nor keeps a trace; give engine='modules'"
-                )
+                raise ValueError(f"beam: {NO_STEPS}; give engine='modules'")
             settings = replace(
                 settings,
                 questions=settings.questions * beam.subtrees,

@@ -117,8 +117,9 @@ def _runs(model: LatentModel, result: Solved) -> list[_Question]:
         thoughts = sum(one.steps or 0 for one in own)
         rows = len(own) if beam is None else beam.keep * beam.candidates
         if rows:
-            first = not runs
-            runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, settings["engine"], first))
+            first, rereads = not runs, settings.get("replay") == "clean" and sampler.acts_in_body
+            engine = settings["engine"]
+            runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, engine, first, rereads))
     return runs
 
 
@@ -134,6 +135,7 @@ def expand(
     beam: Beam | None = None,
     decoded: int | None = None,
     engine: str = "native",
+    replay: bool = False,
 ) -> Cost:
     """What a run would take, before it is run.
 
@@ -142,10 +144,11 @@ def expand(
         prompt_tokens: length of one question's prompt, or of each of several.
         answer_tokens: tokens that an answer is expected to take, the end of sequence included.
         n: trajectories per question; with a `beam` those that form the first thought follow from it.
-        sampler, scope: as for `latent_ext.solve`. A mixture is counted as if its first sampler drew all.
+        sampler, scope: as for `latent_ext.solve`.
         beam: of a beam search; None for none.
         decoded: answers decoded per question: 1 for best-of-N; default: those of all trajectories.
         engine: "native", "modules" or "reference".
+        replay: thoughts are read again before answers are decoded, ``replay="clean"``.
 
     Raises:
         ValueError: naming the argument that is not a whole number >= 1.
@@ -157,13 +160,25 @@ def expand(
             raise ValueError(f"{name}: got {value}; a whole number >= 1 is needed")
     rows = n if beam is None else beam.keep * beam.candidates
     left = n if beam is None else beam.keep
-    drawn = [answer_tokens] * min(decoded or left, left)
-    read_as = members(as_sampler_or_mixture(sampler, scope))[0]
-    thoughts = left * model.family.latent_length
-    counter = _Counter(model, reward)
-    return counter.cost(
-        [_Question(length, rows, read_as, beam, drawn, thoughts, engine, True) for length in lengths]
-    )
+    drawn_by = as_sampler_or_mixture(sampler, scope)
+    runs: list[_Question] = []
+    for length in lengths:
+        waiting, first = min(decoded or left, left), True
+        for one in members(drawn_by):
+            own = rows
+            if not isinstance(drawn_by, Sampler):
+                own = sum(drawn_by.of_trajectory(k) == one for k in range(rows))
+            if own == 0:
+                continue
+            kept = own if beam is None else left
+            answers = min(waiting, kept)
+            waiting -= answers
+            thoughts = kept * model.family.latent_length
+            rereads = replay and one.acts_in_body
+            drawn = [answer_tokens] * answers
+            runs.append(_Question(length, own, one, beam, drawn, thoughts, engine, first, rereads))
+            first = False
+    return _Counter(model, reward).cost(runs)
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,7 @@ class _Question:
         thoughts: of the trajectories that are left.
         engine: "native", "modules" or "reference"; each leaves out what it can.
         reads_reward_prompt: whether the LatentRM's reading of the prompt counts here; of a mixture, once.
+        rereads: prompt and all thoughts but the last are read again, clean, before answers are decoded.
     """
 
     length: int
@@ -187,6 +203,7 @@ class _Question:
     thoughts: int
     engine: str
     reads_reward_prompt: bool
+    rereads: bool = False
 
     @property
     def shared(self) -> int:
@@ -221,7 +238,7 @@ class _Counter:
     def _count(self, run: _Question) -> Cost:
         rows = 1 if run.one_for_all else run.rows
         steps, length, shared = self.model.family.latent_length, run.length, run.shared
-        prompt_tokens = shared + rows * (length - shared)
+        prompt_tokens = shared + rows * (length - shared) + length * run.rereads
         operations = self.operations
         if operations is None:
             return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, self.why)
@@ -247,6 +264,9 @@ class _Counter:
         first = length + max(steps - 1, 0)
         for tokens in run.drawn:
             phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
+        if run.rereads:
+            again = run.rows if run.beam is None else run.beam.keep
+            phases["sample"] += body.read(0, length) + again * body.read(length, first)
         positions = self._count_scores(run, operations, forming, further, phases) if self.reward else 0
         thoughts = sum(forming) + ahead
         return Cost(prompt_tokens, thoughts, sum(run.drawn), positions, sum(phases.values()), phases)

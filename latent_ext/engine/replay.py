@@ -28,8 +28,8 @@ def check_replay(engine: Engine, model: LatentModel) -> None:
     """
     if type(engine) is not ReferenceEngine:
         raise RuntimeError(
-            f"replay: 'clean' under dropout needs an engine that reads given thoughts: reference; got {engine.name}, "
-            f"{type(engine).__name__}"
+            "replay: 'clean' under dropout or noise on W_V needs an engine that reads given thoughts: reference; got "
+            f"{engine.name}, {type(engine).__name__}"
         )
     semantics, plain = model.semantics, Semantics()
     for name in ("stop", "pads", "dropout_in_answer"):

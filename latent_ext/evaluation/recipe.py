@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 # Arguments of `solve` that the evaluation itself gives.
 _OWNED = (
     "model", "questions", "reward", "decode", "seed", "engine", "weights", "rung", "max_answer_tokens", "keys",
-    "return_thoughts", "memory_bytes", "max_rows", "progress",
+    "return_thoughts", "return_search", "memory_bytes", "max_rows", "progress",
 )  # fmt: skip
 ARM_KEYWORDS = tuple(name for name in inspect.signature(solve).parameters if name not in _OWNED)
 

@@ -77,6 +77,11 @@ class Worker:
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"arm {arm.name}: {error}") from None
+        except RuntimeError as error:
+            # Before the run: an engine that cannot do what the arm asks for. In it: whatever went wrong.
+            if questions:
+                raise
+            raise ValueError(f"arm {arm.name}: {error}") from None
 
     def __call__(self, unit: Unit) -> Outcome:
         """Lines of a unit. A question that cannot be answered is a failure and costs the others nothing."""
@@ -109,7 +114,10 @@ class Worker:
     def line(self, unit: Unit, arm: Arm, question: Question, result: Result) -> Line:
         """The ledger line of one result."""
         trajectories = result.trajectories
-        answers = [self.checker.answer(trajectory) for trajectory in trajectories]
+        answers = [
+            None if trajectory.error is not None else self.checker.answer(trajectory)
+            for trajectory in trajectories
+        ]
         scores = result.scores
         assert result.cost is not None
         # A selection on the family's own answers; another checker may tell them apart in another way.

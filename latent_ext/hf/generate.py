@@ -73,8 +73,8 @@ def generate(
         num_paths: trajectories per prompt; `return_paths` by default.
         return_paths: how many of them come back; ``num_return_sequences`` by default, which is 1 and which Hugging Face
             allows to be more with ``do_sample=True`` only.
-        sampler: as in `latent_ext.solve`; default: by `latent_do_sample`, `latent_do_sample_by`, `dropout_p` and
-            `noise_std` of the config.
+        sampler: as in `latent_ext.solve`, but no mixture; default: by `latent_do_sample`, `latent_do_sample_by`,
+            `dropout_p` and `noise_std` of the config.
         scope: "latent" by default, or "prompt+latent".
         reward: a `LatentRM` or a token classifier of LatentTTS.
         select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" or "beam"; default: best_of_n with a reward,

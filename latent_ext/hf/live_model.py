@@ -90,7 +90,13 @@ def live_family(
     if name == "colar":
         return _live_colar(model, family if isinstance(family, Colar) else None, latent_length)
     make: Any = _FAMILIES[name]
-    return make(latent_length=latent_length or _DEFAULT_LENGTH)
+    if latent_length is None:
+        latent_length = _DEFAULT_LENGTH
+    if latent_length < 1:
+        raise ValueError(
+            f"latent_length: got {latent_length}; at least 1 is needed here (latent_ext.solve runs without thoughts)"
+        )
+    return make(latent_length=latent_length)
 
 
 def _live_colar(model: PreTrainedModel, given: Colar | None, most: int | None) -> Colar:
@@ -194,6 +200,11 @@ def live_reward(reward: object, hidden_size: int) -> LatentRM | None:
     if reward.blocks.hidden_size != hidden_size:
         raise ValueError(
             f"process_reward_model: reads thoughts of size {reward.blocks.hidden_size}; this model's have {hidden_size}"
+        )
+    if reward.positions != "real":
+        raise ValueError(
+            f"process_reward_model: has positions={reward.positions!r}, which latent_ext.solve alone scores at; "
+            "positions='real' is needed here"
         )
     return reward
 

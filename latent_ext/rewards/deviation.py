@@ -31,7 +31,8 @@ class Deviation:
     needs: frozenset[Need] = frozenset({"thoughts"})
 
     def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
-        if sampler.get("sigma") and not sampler.get("p"):
+        members = sampler.get("samplers") or [sampler]
+        if any(one.get("sigma") and not (one.get("p") or one.get("svp") or one.get("wv")) for one in members):
             return [
                 f"deviation under {sampler['sampler']!r} is the length of the drawn noise, known from sigma alone; "
                 "it tells trajectories apart by chance"

@@ -84,14 +84,18 @@ class RewardBounds:
     def __call__(self, question: int, drawn: Sequence[Trajectory]) -> list[tuple[float, float] | None]:
         known = self._known.setdefault(question, [])
         fresh = drawn[len(known) :]
-        usable = [one.thoughts for one in fresh if one.error is None and one.thoughts is not None]
-        found: Iterator[tuple[float, float]] = iter(())
-        if usable:
-            low, high = value_bounds(self.reward, self.prompts[question], torch.stack(usable))
-            found = iter(zip(low.tolist(), high.tolist(), strict=True))
-        for one in fresh:
-            readable = one.error is None and one.thoughts is not None
-            known.append(next(found) if readable else None)
+        # Rows that end their thoughts by themselves differ in length; those of one length are read together.
+        by_length: dict[int, list[tuple[int, Tensor]]] = {}
+        for place, one in enumerate(fresh):
+            if one.error is None and one.thoughts is not None and len(one.thoughts):
+                by_length.setdefault(len(one.thoughts), []).append((place, one.thoughts))
+        found: dict[int, tuple[float, float]] = {}
+        for listed in by_length.values():
+            places, thoughts = zip(*listed, strict=True)
+            low, high = value_bounds(self.reward, self.prompts[question], torch.stack(thoughts))
+            found.update(zip(places, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+        for place, one in enumerate(fresh):
+            known.append(found.get(place))
             if not self.keep_thoughts:
                 one.thoughts = None
         return known

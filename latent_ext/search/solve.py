@@ -101,7 +101,8 @@ def solve(
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
             nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
-            which "auto" then takes; without dropout it changes nothing, on any engine. "none": they are not.
+            which "auto" then takes; without dropout and noise on W_V it changes nothing, on any engine. "none": they are
+            not.
         temperature: of the answer tokens; 0 is argmax.
         top_p: share of the probability, in (0, 1], that the most likely tokens must have together of which one is
             drawn; below 1 (default: all tokens) with a temperature above 0. See `latent_ext.ops.next_token`.
@@ -198,6 +199,7 @@ def solve(
         rung=rung,
         samplers=members(chosen_sampler),
         top_p=top_p,
+        by_steps=beam is not None and (beam.lookahead > 0 or return_search),
     )
     if rereading:
         check_replay(runner, model)
@@ -217,6 +219,9 @@ def solve(
         "replay": replay,
         "temperature": temperature,
         "top_p": top_p,
+        "decode": decode,
+        "max_answer_tokens": max_answer_tokens,
+        "keys": "prompt" if keys is None else "given",
         "latent_length": model.family.latent_length,
         "switches": model.semantics.differences(),
         **chosen_sampler.to_dict(),
@@ -246,6 +251,7 @@ def solve(
             beam=beam,
             decoded=None if decode_all else 1,
             engine=choice.name,
+            replay=rereading,
         ).to_dict()
     searches: dict[int, list[SearchStep]] | None = {} if return_search else None
     run = Run(
@@ -312,7 +318,8 @@ def _read_answer(model: LatentModel, trajectory: Trajectory) -> None:
 
 
 def _result(text: str, trajectories: list[Trajectory], select: str, settings: dict[str, Any]) -> Result:
-    answers = [trajectory.answer for trajectory in trajectories]
+    # What a later score has made unusable is decoded, but neither votes nor is selected.
+    answers = [None if trajectory.error is not None else trajectory.answer for trajectory in trajectories]
     scores = [trajectory.score for trajectory in trajectories]
     rule = SELECTORS.get(select, best_of_n)
     if select == "adaptive":

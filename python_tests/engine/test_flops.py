@@ -222,3 +222,34 @@ def test_a_budget_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name}"):
         expand(random_model(generator), **{"prompt_tokens": 5, "answer_tokens": 3, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["mix(none|dropout:0.2)", "mix(dropout:0.2|none)", "mix(noise:0.4|svp:0.3|none)"]
+)
+def test_a_mixture_costs_no_more_than_its_budget(generator: torch.Generator, text: str) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    result = latent_ext.solve(
+        model, ASKED[0], n=7, sampler=text, reward=reward, decode="all", engine="native", max_answer_tokens=3
+    )[0]
+    assert result.cost is not None
+    assert result.cost.thoughts == result.settings["budget"]["thoughts"]
+    assert result.cost.flops is not None
+    assert result.cost.flops <= result.settings["budget"]["flops"]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_clean_replay_is_counted_as_pytorch_counts_it(generator: torch.Generator, body: str) -> None:
+    model, reward = counted_models(body, generator)
+    with FlopCounterMode(display=False) as counter:
+        results = latent_ext.solve(
+            model, ASKED, n=3, sampler="dropout:0.2", reward=reward, replay="clean", decode="all",
+            max_answer_tokens=4,
+        )  # fmt: skip
+    lengths, steps = [len(model.encode(question)) for question in ASKED], model.family.latent_length
+    unseen = masked(model, reward, lengths, 0, [(3, steps)])
+    scored_by = BodyOperations.of(model.body)
+    # The second reading: the prompt in one pass, then all thoughts but the last of each row in another.
+    unseen += sum(hidden_by_the_mask(scored_by, length) for length in lengths)
+    unseen += len(ASKED) * 3 * hidden_by_the_mask(scored_by, steps - 1)
+    assert cost_of(model, reward, results).flops == counter.get_total_flops() - unseen

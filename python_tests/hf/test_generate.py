@@ -201,6 +201,8 @@ def test_every_listed_end_of_sequence_token_ends_an_answer(generator: torch.Gene
         ("select", {"select": "best_of_n"}),
         ("select", {"select": "oracle"}),
         ("beams", {"beams": 4}),
+        ("latent_length", {"latent_length": 0}),
+        ("latent_length", {"latent_length": -1}),
         ("family", {"family": "codi"}),
         ("engine", {"engine": "fast"}),
         ("seed", {"seed": 1 << 70}),
@@ -216,6 +218,15 @@ def test_what_cannot_be_followed_is_refused_by_name(
     argument = "top_k|logits_processor" if argument in ("top_k", "logits_processor") else argument
     with pytest.raises((ValueError, TypeError), match=rf"^({argument}): "):
         model.generate(**batch, **{**HOW, **how})
+
+
+def test_a_latent_rm_at_the_published_positions_is_refused(generator: torch.Generator) -> None:
+    model, published = live_model(generator, "coconut", "gpt2"), random_reward(generator)
+    published.positions = "published"
+    with pytest.raises(ValueError, match="has positions='published', which latent_ext.solve alone"):
+        model.generate(
+            **batch_of(prompts()), **{**HOW, "num_paths": 2, "sampler": "noise:1", "reward": published}
+        )
 
 
 def test_stop_strings_and_misspelled_arguments_are_refused_by_hugging_face(

@@ -150,3 +150,21 @@ def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: .*none\.json holds no answer reading"):
         as_reward(tmp_path / "none.json")
     assert isinstance(as_reward("deviation"), Deviation)
+
+
+@pytest.mark.parametrize("select", ["majority", "weighted_vote", "best_of_n"])
+def test_a_trajectory_without_a_finite_score_neither_votes_nor_is_chosen(
+    generator: torch.Generator, select: str
+) -> None:
+    model = random_model(generator)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        results = run(model, Whole(math.nan, 1.0, math.nan, math.nan, math.nan), select=select)
+    for result in results:
+        assert result.chosen in (None, 1)
+        assert sum(result.votes.values()) <= 1.0
+
+
+def test_a_mixture_of_which_one_member_only_adds_noise_is_warned_of() -> None:
+    settings = latent_ext.Mixture.parse("mix(dropout:0.2|noise:0.4)").to_dict()
+    assert Deviation().concerns(settings, "")
+    assert not Deviation().concerns(latent_ext.Mixture.parse("mix(dropout:0.2|svp:0.4)").to_dict(), "")

@@ -71,5 +71,7 @@ def test_what_cannot_replay_is_refused(generator: torch.Generator) -> None:
     model = random_model(generator)
     with pytest.raises(ValueError, match="replay: got 'all'; allowed are none, clean"):
         latent_ext.solve(model, QUESTIONS[0], replay="all", **HOW)
-    with pytest.raises(RuntimeError, match=r"replay: 'clean' under dropout needs .* reference; got native"):
+    with pytest.raises(
+        RuntimeError, match=r"replay: 'clean' under dropout or noise on W_V needs .* reference; got native"
+    ):
         latent_ext.solve(model, QUESTIONS[0], replay="clean", engine="native", sampler="dropout:0.2", **HOW)
