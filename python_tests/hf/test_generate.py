@@ -223,7 +223,7 @@ def test_what_cannot_be_followed_is_refused_by_name(
 def test_a_latent_rm_at_the_published_positions_is_refused(generator: torch.Generator) -> None:
     model, published = live_model(generator, "coconut", "gpt2"), random_reward(generator)
     published.positions = "published"
-    with pytest.raises(ValueError, match="has positions='published', which latent_ext.solve alone"):
+    with pytest.raises(ValueError, match=r"has positions='published', which latent_ext.solve alone"):
         model.generate(
             **batch_of(prompts()), **{**HOW, "num_paths": 2, "sampler": "noise:1", "reward": published}
         )
