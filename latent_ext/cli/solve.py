@@ -19,7 +19,7 @@ from latent_ext.engine.flops import Cost
 from latent_ext.evaluation.problems import NamedProblem, as_problem, read_problems
 from latent_ext.models import load
 from latent_ext.models.registry import FAMILIES
-from latent_ext.rewards import Reward, as_reward, load_reward
+from latent_ext.rewards import Reward, as_reward
 from latent_ext.rewards.named import NAMED
 from latent_ext.search import Result
 from latent_ext.search import solve as run_solve
@@ -169,12 +169,10 @@ def solve(
     if reward is None:
         reward = "shipped" if model == "shipped" else "none"
     judge: Reward | None = None
-    if reward in NAMED or reward.endswith(".json"):
-        if reward_positions != "real":
-            raise ValueError(f"reward_positions: got {reward_positions!r}; {reward} is no LatentRM")
-        judge = as_reward(reward)
-    elif reward != "none":
-        judge = load_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
+    if (reward in NAMED or reward.endswith(".json")) and reward_positions != "real":
+        raise ValueError(f"reward_positions: got {reward_positions!r}; {reward} is no LatentRM")
+    if reward != "none":
+        judge = as_reward(reward, positions=reward_positions, device=device)  # type: ignore[arg-type]
     for problem in problems:
         unknown = generator.unknown_words(problem.question)
         if unknown:

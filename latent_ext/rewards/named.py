@@ -40,11 +40,14 @@ def as_reward(
         text = str(reward)
         if text in NAMED:
             return NAMED[text]()
-        return (
-            AnswerReading.load(text)
-            if text.endswith(".json")
-            else load_reward(text, device=device, positions=positions)
-        )
+        if text.endswith(".json"):
+            return AnswerReading.load(text)
+        if text != "shipped" and "/" not in text and not Path(text).exists():
+            raise ValueError(
+                f"reward: got {text!r}; allowed are shipped, {', '.join(NAMED)}, a .json file of AnswerReading, and a "
+                "LatentRM's directory or Hub id (owner/name)"
+            )
+        return load_reward(text, device=device, positions=positions)
     if not isinstance(reward, Reward):
         raise TypeError(
             f"reward: got {type(reward).__name__}; a reward (name, needs, concerns, score), "
