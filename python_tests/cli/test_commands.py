@@ -117,7 +117,7 @@ def test_scores_that_are_not_finite_become_null_and_are_warned_of(
 ) -> None:
     broken = copy.deepcopy(latent_rm)
     broken.module.classifier.bias.fill_(float("nan"))
-    monkeypatch.setattr("latent_ext.cli.solve.load_reward", lambda *_, **__: broken)
+    monkeypatch.setattr("latent_ext.cli.solve.as_reward", lambda *_, **__: broken)
     called = call("solve", QUESTION, "--reward", "broken", "--n", "2", "--json")
     assert called.code == 0
     result = strict(called.out)

@@ -149,7 +149,7 @@ def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
         as_reward(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"path: .*none\.json holds no answer reading"):
         as_reward(tmp_path / "none.json")
-    with pytest.raises(ValueError, match="^reward: got 'answer_readng'; allowed are shipped, deviation"):
+    with pytest.raises(ValueError, match=r"^reward: got 'answer_readng'; allowed are shipped, deviation"):
         as_reward("answer_readng")
     assert isinstance(as_reward("deviation"), Deviation)
 
