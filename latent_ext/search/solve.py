@@ -15,10 +15,11 @@ from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
+from latent_ext.rewards.deviation import Deviation, check_deviation
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.rewards.named import as_reward
 from latent_ext.rewards.reliability import is_reliable
-from latent_ext.rewards.reward import Reward
+from latent_ext.rewards.reward import Reward, kind_of
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
 from latent_ext.search.adaptive import Adaptive, RewardBounds
 from latent_ext.search.arguments import (
@@ -178,9 +179,11 @@ def solve(
     later = judge if scorer is None else None
     if latent_rm is not None:
         check_reward(model, latent_rm)
+    if isinstance(later, Deviation):
+        check_deviation(model)
     if later is not None and beam is not None:
         raise ValueError(
-            f"reward: {later.name} cannot guide select='beam', which scores thought by thought; "
+            f"reward: {kind_of(later)} cannot guide select='beam', which scores thought by thought; "
             "a LatentRM with positions='real' can"
         )
     for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
