@@ -80,7 +80,10 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
     except MemoryError:
         return _refuse("not enough memory; ask for fewer trajectories with --n")
-    except (ValueError, OverflowError, RuntimeError, OSError, ModuleNotFoundError) as error:
+    except ImportError as error:
+        # Perhaps of the command itself, whose options are not known then.
+        return _refuse(str(error))
+    except (ValueError, OverflowError, RuntimeError, OSError) as error:
         message = str(error) or type(error).__name__
         return _refuse(message if called is None else as_typed(message, options_of(called)))
     return 0

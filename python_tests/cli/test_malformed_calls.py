@@ -173,6 +173,13 @@ def test_standard_input_that_is_no_text_is_refused(
     assert "cannot be read" in refused("solve", "-")
 
 
+def test_a_command_that_cannot_be_imported_says_what_is_missing(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "latent_ext.cli.merge", None)
+    assert "latent_ext.cli.merge" in refused("merge", "run", "--out", "out")
+
+
 def test_no_command_shows_the_help_and_fails(call: Callable) -> None:
     called = call()
     assert called.code == 2
