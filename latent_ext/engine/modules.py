@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_cou
 from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.beam_scores import BeamScores
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
+from latent_ext.engine.replay import check_replay
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead, apply_stages, head_outputs
@@ -71,7 +72,7 @@ class ModulesEngine:
         if self.semantics.pads == "visible":
             read = read_padded(self.model, prompts, sampler)
             return _SharedPrompts(Prompts(read.keys, read.values, read.lengths), read.last_hidden)
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
@@ -212,6 +213,27 @@ class ModulesEngine:
         )
 
     @torch.no_grad()
+    def reread(self, run: LatentRun) -> LatentRun:
+        check_replay(self.model)
+        request, state = run.request, run.state
+        assert isinstance(state, _State)
+        sampler, steps = request.sampler, run.thoughts.shape[1]
+        whole = self.read_prompts(request.prompts, Sampler()).cache if sampler.own_prompts else None
+        prompts = state.prompts if whole is None else whole
+        question = torch.arange(request.questions, device=self.model.device)
+        # The last prompt token where the prompts were read without it, and all thoughts but the last.
+        pages = open_pages(self.blocks, question, max(steps, 1), self.model.dtype, slots=run.rows)
+        if sampler.acts_in_body and whole is None:
+            # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
+            last = self.blocks.token_embedding(torch.stack([prompt[-1] for prompt in request.prompts]))
+            step(self.blocks, last, prompts, pages, RowDropout.clean(state.seed, question))
+        pages = pages.branch(question.repeat_interleave(run.trajectories))
+        clean = RowDropout.clean(state.seed, state.keys)
+        for t in range(steps - 1):
+            step(self.blocks, run.thoughts[:, t], prompts, pages, clean)
+        return replace(run, state=replace(state, prompts=prompts, pages=pages))
+
+    @torch.no_grad()
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> Prompts:
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
@@ -313,7 +335,7 @@ class ModulesEngine:
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         blocks, size = self.blocks, model.dtype.itemsize
         positions = 2 * model.family.latent_length + 2 + max_tokens
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             positions += prompt_length
         per_position = 2 * blocks.layers * blocks.kv_heads * blocks.head_dim * size
         # Activations of one pass: residual, normed, q, k, v, context and the MLP's inner width.

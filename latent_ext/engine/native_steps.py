@@ -1,13 +1,13 @@
-"""Beam search of engine="native" thought by thought: several op calls, between which it can look ahead and keep a trace.
+"""engine="native" thought by thought: a beam search that looks ahead or keeps a trace, and thoughts that are given.
 
-`latent_rollout` prunes inside one call and tells of the survivors alone. Here each thought is a call of its own, and the
-LatentRM reads through the same op: a packed body whose "thought" is its final-norm hidden state. What is drawn and read
-is the same bits.
+`latent_rollout` forms its thoughts itself, prunes inside one call and tells of the survivors alone. Here each thought is
+a call of its own, and the LatentRM reads through the same op: a packed body whose "thought" is its final-norm hidden
+state. What is drawn and read is the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,6 +162,30 @@ def search(
     run = LatentRun(request, thoughts, state, scores, keys, row_of_question(lineage, width, widths))
     run.search = trace if request.trace else None
     return run
+
+
+def reread(engine: NativeEngine, run: LatentRun) -> LatentRun:
+    """What `NativeEngine.reread` does with a run that it has checked."""
+    from latent_ext.engine.native import _State
+
+    request, state = run.request, run.state
+    assert isinstance(state, _State)
+    steps = run.thoughts.shape[1]
+    whole = engine.read_prompts(request.prompts, Sampler()) if request.sampler.own_prompts else None
+    prompts = state.prompts if whole is None else whole
+    question = torch.arange(request.questions)
+    # The last prompt token where the prompts were read without it, and all thoughts but the last.
+    reader = _Reader.of(engine.packed, prompts, question, state.seed, run.rows, max(steps, 1))
+    if prompts.last_hidden is None:
+        # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
+        last = torch.stack([prompt[-1] for prompt in request.prompts])
+        reader.think(engine.packed.token_embedding[last], question, Sampler())
+    reader.branch(question.repeat_interleave(run.trajectories))
+    for t in range(steps - 1):
+        reader.think(run.thoughts[:, t].contiguous(), state.keys, Sampler())
+    held = torch.full((run.rows,), reader.held)
+    pages = {"key": reader.key, "value": reader.value, "ancestry": reader.ancestry, "suffix_len": held}
+    return replace(run, state=replace(state, prompts=prompts, prompt_index=reader.prompt_index, **pages))
 
 
 def _score(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from latent_ext.engine.base import (
 )
 from latent_ext.engine.beam import Branching, beam_widths, best_of_groups, checked_beam
 from latent_ext.engine.counter_dropout import counter_dropout
+from latent_ext.engine.replay import check_replay
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
 from latent_ext.models.family import ThoughtHead, head_outputs
@@ -193,6 +194,22 @@ class ReferenceEngine:
             self.read(self.embed(prompt[:-1].unsqueeze(0)), cache, 0, clean)
             cache.batch_repeat_interleave(rows)
         return cache, self.read(self.embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
+
+    @torch.no_grad()
+    def reread(self, run: LatentRun) -> LatentRun:
+        check_replay(self.model)
+        states, width, old = [], run.trajectories, run.state
+        assert isinstance(old, list)
+        for b, (prompt, state) in enumerate(zip(run.request.prompts, old, strict=True)):
+            seed = torch.zeros(1, dtype=torch.int64, device=state.keys.device)
+            cache = DynamicCache()
+            self.read(self.embed(prompt.unsqueeze(0)), cache, 0, RowDropout.clean(seed, state.keys[:1]))
+            cache.batch_repeat_interleave(width)
+            before = run.thoughts[b * width : (b + 1) * width, :-1]
+            if before.shape[1]:
+                self.read(before, cache, len(prompt), RowDropout.clean(seed, state.keys))
+            states.append(replace(state, cache=cache))
+        return replace(run, state=states)
 
     def next_thought(
         self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, sampler: Sampler
