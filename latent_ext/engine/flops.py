@@ -192,8 +192,8 @@ class _Question:
         thoughts: of the trajectories that are left.
         engine: "native", "modules" or "reference"; each leaves out what it can.
         reads_reward_prompt: whether the LatentRM's reading of the prompt counts here; of a mixture, once.
-        rereads: all thoughts but the last, and of the prompt what was not read clean, are read again before answers are
-            decoded.
+        rereads: of trajectories that are decoded all thoughts but the last, and of the prompt what was not read clean, are
+            read again before.
     """
 
     length: int
@@ -217,7 +217,7 @@ class _Question:
     @property
     def prompt_again(self) -> int:
         """Prompt tokens that are read again, once for all trajectories; the reference engine keeps nothing."""
-        if not self.rereads:
+        if not self.rereads or not self.drawn:
             return 0
         return self.length if self.engine == "reference" else self.length - self.shared
 
@@ -273,14 +273,13 @@ class _Counter:
         for tokens in run.drawn:
             phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
         if run.rereads:
-            again = run.rows if run.beam is None else run.beam.keep
-            phases["sample"] += body.read(length - run.prompt_again, length) + again * body.read(
-                length, first
-            )
+            again = len(run.drawn)
+            phases["sample"] += body.read(length - run.prompt_again, length)
+            phases["sample"] += again * body.read(length, first)
             if run.engine == "native":
                 # Its op forms a thought from every position that it is given, and here discards it.
-                positions = again * max(steps - 1, 0) + (run.sampler.scope == "latent")
-                phases["sample"] += positions * operations.thought
+                start = bool(again) and run.sampler.scope == "latent"
+                phases["sample"] += (start + again * max(steps - 1, 0)) * operations.thought
         positions = self._count_scores(run, operations, forming, further, phases) if self.reward else 0
         thoughts = sum(forming) + ahead
         return Cost(prompt_tokens, thoughts, sum(run.drawn), positions, sum(phases.values()), phases)

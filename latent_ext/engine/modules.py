@@ -213,25 +213,29 @@ class ModulesEngine:
         )
 
     @torch.no_grad()
-    def reread(self, run: LatentRun) -> LatentRun:
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
         check_replay(self.model)
-        request, state = run.request, run.state
+        request, state, steps = run.request, run.state, run.thoughts.shape[1]
         assert isinstance(state, _State)
-        sampler, steps = request.sampler, run.thoughts.shape[1]
-        whole = self.read_prompts(request.prompts, Sampler()).cache if sampler.own_prompts else None
-        prompts = state.prompts if whole is None else whole
-        question = torch.arange(request.questions, device=self.model.device)
+        sampler = request.sampler
+        questions, of_row = (rows // run.trajectories).unique(return_inverse=True)
+        asked = [request.prompts[b] for b in questions.tolist()]
+        prompts, prompt_index = state.prompts, questions
+        if sampler.own_prompts:
+            whole = self.read_prompts(asked, Sampler()).cache
+            assert whole is not None
+            prompts, prompt_index = whole, torch.arange(len(asked), device=rows.device)
         # The last prompt token where the prompts were read without it, and all thoughts but the last.
-        pages = open_pages(self.blocks, question, max(steps, 1), self.model.dtype, slots=run.rows)
-        if sampler.acts_in_body and whole is None:
+        pages = open_pages(self.blocks, prompt_index, max(steps, 1), self.model.dtype, slots=len(rows))
+        if sampler.acts_in_body and not sampler.own_prompts:
             # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
-            last = self.blocks.token_embedding(torch.stack([prompt[-1] for prompt in request.prompts]))
-            step(self.blocks, last, prompts, pages, RowDropout.clean(state.seed, question))
-        pages = pages.branch(question.repeat_interleave(run.trajectories))
-        clean = RowDropout.clean(state.seed, state.keys)
+            last = self.blocks.token_embedding(torch.stack([prompt[-1] for prompt in asked]))
+            step(self.blocks, last, prompts, pages, RowDropout.clean(state.seed, questions))
+        pages = pages.branch(of_row)
+        clean = RowDropout.clean(state.seed, state.keys[rows])
         for t in range(steps - 1):
-            step(self.blocks, run.thoughts[:, t], prompts, pages, clean)
-        return replace(run, state=replace(state, prompts=prompts, pages=pages))
+            step(self.blocks, run.thoughts[rows, t], prompts, pages, clean)
+        return replace(run, state=replace(state, prompts=prompts, pages=pages.among(rows, run.rows)))
 
     @torch.no_grad()
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> Prompts:

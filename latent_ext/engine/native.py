@@ -248,9 +248,9 @@ class NativeEngine:
         return LatentRun(request, thoughts, state, scores)
 
     @torch.no_grad()
-    def reread(self, run: LatentRun) -> LatentRun:
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
         check_replay(self.model)
-        return native_steps.reread(self, run)
+        return native_steps.reread(self, run, rows)
 
     @torch.no_grad()
     def answer(

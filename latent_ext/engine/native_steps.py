@@ -164,28 +164,33 @@ def search(
     return run
 
 
-def reread(engine: NativeEngine, run: LatentRun) -> LatentRun:
+def reread(engine: NativeEngine, run: LatentRun, rows: Tensor) -> LatentRun:
     """What `NativeEngine.reread` does with a run that it has checked."""
     from latent_ext.engine.native import _State
 
-    request, state = run.request, run.state
+    request, state, steps = run.request, run.state, run.thoughts.shape[1]
     assert isinstance(state, _State)
-    steps = run.thoughts.shape[1]
-    whole = engine.read_prompts(request.prompts, Sampler()) if request.sampler.own_prompts else None
-    prompts = state.prompts if whole is None else whole
-    question = torch.arange(request.questions)
+    questions, of_row = (rows // run.trajectories).unique(return_inverse=True)
+    asked = [request.prompts[b] for b in questions.tolist()]
+    prompts, prompt_index = state.prompts, questions
+    if request.sampler.own_prompts:
+        whole = engine.read_prompts(asked, Sampler())
+        assert whole is not None
+        prompts, prompt_index = whole, torch.arange(len(asked))
     # The last prompt token where the prompts were read without it, and all thoughts but the last.
-    reader = _Reader.of(engine.packed, prompts, question, state.seed, run.rows, max(steps, 1))
+    reader = _Reader.of(engine.packed, prompts, prompt_index, state.seed, len(rows), max(steps, 1))
     if prompts.last_hidden is None:
         # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
-        last = torch.stack([prompt[-1] for prompt in request.prompts])
-        reader.think(engine.packed.token_embedding[last], question, Sampler())
-    reader.branch(question.repeat_interleave(run.trajectories))
+        last = engine.packed.token_embedding[torch.stack([prompt[-1] for prompt in asked])]
+        reader.think(last, questions, Sampler())
+    reader.branch(of_row)
     for t in range(steps - 1):
-        reader.think(run.thoughts[:, t].contiguous(), state.keys, Sampler())
+        reader.think(run.thoughts[rows, t], state.keys[rows], Sampler())
+    prompt_index, ancestry = state.prompt_index.clone(), reader.ancestry.new_zeros(run.rows, max(steps, 1))
+    prompt_index[rows], ancestry[rows] = reader.prompt_index, reader.ancestry
     held = torch.full((run.rows,), reader.held)
-    pages = {"key": reader.key, "value": reader.value, "ancestry": reader.ancestry, "suffix_len": held}
-    return replace(run, state=replace(state, prompts=prompts, prompt_index=reader.prompt_index, **pages))
+    read = _State(prompts, reader.key, reader.value, ancestry, held, prompt_index, state.keys, state.seed)
+    return replace(run, state=read)
 
 
 def _score(

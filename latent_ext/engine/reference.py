@@ -196,19 +196,24 @@ class ReferenceEngine:
         return cache, self.read(self.embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
 
     @torch.no_grad()
-    def reread(self, run: LatentRun) -> LatentRun:
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
         check_replay(self.model)
-        states, width, old = [], run.trajectories, run.state
-        assert isinstance(old, list)
-        for b, (prompt, state) in enumerate(zip(run.request.prompts, old, strict=True)):
-            seed = torch.zeros(1, dtype=torch.int64, device=state.keys.device)
+        assert isinstance(run.state, list)
+        states, width = list(run.state), run.trajectories
+        for b in (rows // width).unique().tolist():
+            prompt, state = run.request.prompts[b], states[b]
+            own = rows[rows // width == b]
+            seed = torch.zeros(1, dtype=torch.int64, device=rows.device)
             cache = DynamicCache()
             self.read(self.embed(prompt.unsqueeze(0)), cache, 0, RowDropout.clean(seed, state.keys[:1]))
-            cache.batch_repeat_interleave(width)
-            before = run.thoughts[b * width : (b + 1) * width, :-1]
+            cache.batch_repeat_interleave(len(own))
+            before = run.thoughts[own, :-1]
             if before.shape[1]:
-                self.read(before, cache, len(prompt), RowDropout.clean(seed, state.keys))
-            states.append(replace(state, cache=cache))
+                self.read(before, cache, len(prompt), RowDropout.clean(seed, state.keys[own % width]))
+            place = torch.zeros(width, dtype=torch.int64, device=rows.device)
+            place[own % width] = torch.arange(len(own), device=rows.device)
+            cache.batch_select_indices(place)
+            states[b] = replace(state, cache=cache)
         return replace(run, state=states)
 
     def next_thought(

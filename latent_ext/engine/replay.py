@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from latent_ext.engine.base import Engine, LatentRun
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
@@ -19,13 +21,14 @@ REPLAYS = ("none", "clean")
 class RereadingEngine(Engine, Protocol):
     """An engine that reads given thoughts."""
 
-    def reread(self, run: LatentRun) -> LatentRun:
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
         """The run with caches that hold prompt and thoughts as read without randomness; the thoughts are the same.
 
         The last thought is left to `answer`, which reads it clean anyway.
 
         Args:
             run: of this engine's `sample`; not changed.
+            rows: int64, ascending, those that will be answered; of the others the result's caches say nothing.
 
         Raises:
             RuntimeError: as `check_replay`.

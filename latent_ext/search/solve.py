@@ -99,8 +99,8 @@ def solve(
             `latent_ext.search.settle`. A LatentRM that knows how sure it is (trained with ``loss: beta_binomial``) ends
             a question also where its bounds leave the leading answer no rival.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
-        replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
-            nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a
+        replay: "clean": thoughts sampled under dropout are read again without it before their answers are decoded, so
+            that nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a
             fixed number of thoughts that a head forms; not by the native engine on CUDA. Without dropout and noise on
             W_V it changes nothing, for any model. "none": they are not.
         temperature: of the answer tokens; 0 is argmax.

@@ -239,26 +239,32 @@ def test_a_mixture_costs_no_more_than_its_budget(generator: torch.Generator, tex
     assert result.cost.flops <= result.settings["budget"]["flops"]
 
 
-@pytest.mark.parametrize("sampler", ["dropout:0.2", "mix(none|dropout:0.2|noise:0.4)"])
+@pytest.mark.parametrize(
+    ("sampler", "decode"),
+    [("dropout:0.2", "needed"), ("dropout:0.2", "all"), ("mix(none|dropout:0.2|noise:0.4)", "all")],
+)
 @pytest.mark.parametrize("body", BODIES)
 def test_clean_replay_is_counted_as_pytorch_counts_it(
-    generator: torch.Generator, body: str, sampler: str
+    generator: torch.Generator, body: str, sampler: str, decode: str
 ) -> None:
     model, reward = counted_models(body, generator)
     with FlopCounterMode(display=False) as counter:
         results = latent_ext.solve(
             model, ASKED, n=3, sampler=sampler, reward=reward, replay="clean", engine="reference",
-            decode="all", max_answer_tokens=4,
+            decode=decode, max_answer_tokens=4,
         )  # fmt: skip
     lengths, steps = [len(model.encode(question)) for question in ASKED], model.family.latent_length
     drawn_by = as_sampler_or_mixture(sampler)
-    unseen = sum(masked(model, reward, lengths, 0, []) for _ in members(drawn_by))
     read_by, scored_by = BodyOperations.of(model.body), BodyOperations.of(reward.module.body)
-    unseen += sum(3 * hidden_by_the_mask(scored_by, length + steps) for length in lengths)
-    # The second reading: the prompt in one pass, then all thoughts but the last of each row in another.
-    again = 3 if sampler == "dropout:0.2" else 1
-    unseen += sum(hidden_by_the_mask(read_by, length) for length in lengths)
-    unseen += len(ASKED) * again * hidden_by_the_mask(read_by, steps - 1)
+    unseen = 0
+    for length, result in zip(lengths, results, strict=True):
+        unseen += len(members(drawn_by)) * hidden_by_the_mask(read_by, length - 1)
+        unseen += 3 * hidden_by_the_mask(scored_by, length + steps)
+        # The second reading: the prompt in one pass, then all thoughts but the last of each decoded row in another.
+        decoded = [one.index for one in result.trajectories if one.tokens is not None]
+        again = [n for n in decoded if sampler == "dropout:0.2" or n == 1]
+        unseen += bool(again) * hidden_by_the_mask(read_by, length)
+        unseen += len(again) * hidden_by_the_mask(read_by, steps - 1)
     assert cost_of(model, reward, results).flops == counter.get_total_flops() - unseen
 
 

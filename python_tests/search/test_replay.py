@@ -102,6 +102,24 @@ def test_however_the_run_is_cut_the_native_engine_reads_the_same_bits(
     assert [one.to_dict() for one in trajectories(cut)] == [one.to_dict() for one in trajectories(whole)]
 
 
+@pytest.mark.parametrize("sampler", ["dropout:0.3", "mix(none|dropout:0.3|noise:0.4)"])
+@pytest.mark.parametrize("engine", ["native", "modules"])
+def test_the_winner_alone_is_read_again_where_it_alone_is_decoded(
+    generator: torch.Generator, engine: str, sampler: str
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    how = {**HOW, "n": 6, "select": "best_of_n", "sampler": sampler, "reward": reward, "engine": engine}
+    won, all_decoded = (
+        latent_ext.solve(model, list(QUESTIONS), replay="clean", decode=decode, **how)
+        for decode in ("needed", "all")
+    )
+    assert [result.chosen for result in won] == [result.chosen for result in all_decoded]
+    got, wanted = ([result.best for result in results] for results in (won, all_decoded))
+    assert [one.tokens for one in got] == [one.tokens for one in wanted]
+    logprobs = (torch.tensor([one.logprob for one in part]) for part in (got, wanted))
+    assert_close(*logprobs, "answer_logprob")
+
+
 def test_an_adaptive_budget_reads_again_what_each_round_has_drawn(generator: torch.Generator) -> None:
     model, how = random_model(generator), {**HOW, "select": "adaptive", "n": 12}
     found = [
@@ -196,7 +214,7 @@ def test_an_engine_that_is_given_a_run_of_such_a_family_refuses_it(
     run = sample(runner, prompts, Sampler.parse("dropout:0.2"))
     assert isinstance(runner, RereadingEngine)
     with pytest.raises(RuntimeError, match="needs thoughts that a head forms; got _Same"):
-        runner.reread(run)
+        runner.reread(run, torch.arange(run.rows))
 
 
 def test_a_replay_that_there_is_not_is_refused(generator: torch.Generator) -> None:
