@@ -173,6 +173,11 @@ class Sampler:
         return self.drops or self.svp > 0.0 or self.wv > 0.0
 
     @property
+    def own_prompts(self) -> bool:
+        """Whether the whole prompt is read under it, so that each trajectory needs its own reading."""
+        return self.acts_in_body and self.scope == "prompt+latent"
+
+    @property
     def noisy(self) -> bool:
         """Whether noise with sigma > 0 acts."""
         return self.noise is not None and self.noise.sigma > 0.0

@@ -100,10 +100,10 @@ def solve(
             `latent_ext.search.settle`. A LatentRM that knows how sure it is (trained with ``loss: beta_binomial``) ends
             a question also where its bounds leave the leading answer no rival.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
-        replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
-            nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
-            which "auto" then takes; without dropout and noise on W_V it changes nothing, on any engine. "none": they are
-            not.
+        replay: "clean": thoughts sampled under dropout are read again without it before their answers are decoded, so
+            that nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a
+            fixed number of thoughts that a head forms; not by the native engine on CUDA. Without dropout and noise on
+            W_V it changes nothing, for any model. "none": they are not.
         temperature: of the answer tokens; 0 is argmax.
         top_p: share of the probability, in (0, 1], that the most likely tokens must have together of which one is
             drawn; below 1 (default: all tokens) with a temperature above 0. See `latent_ext.ops.next_token`.
@@ -129,7 +129,8 @@ def solve(
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
         TypeError: if `reward` is none.
-        RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
+        RuntimeError: if the engine or rung that is asked for cannot run the model on its device, or its thoughts cannot
+            be read again for ``replay="clean"``.
 
     Example:
         >>> import latent_ext
@@ -191,8 +192,8 @@ def solve(
 
     prompts = [encode(model, text, b) for b, text in enumerate(texts)]
     rereading = replay == "clean" and any(one.acts_in_body for one in members(chosen_sampler))
-    if rereading and engine == "auto":
-        engine = "reference"
+    if rereading:
+        check_replay(model)
     runner, choice = choose_engine(
         model,
         engine,
@@ -203,9 +204,8 @@ def solve(
         samplers=members(chosen_sampler),
         top_p=top_p,
         by_steps=beam is not None and (beam.lookahead > 0 or return_search),
+        replay=rereading,
     )
-    if rereading:
-        check_replay(runner, model)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,
