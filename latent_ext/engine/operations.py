@@ -78,6 +78,8 @@ def why_uncounted(model: LatentModel, reward: Reward | None) -> str | None:
             if own
             else None
         )
+    if reward.answer_format is not None:
+        return "the LatentRM reads answers, of which results do not tell the length"
     if reward.reference != "none":
         return "the LatentRM reads a noise-free answer, of which results do not tell the length"
     return None

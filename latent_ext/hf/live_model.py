@@ -206,6 +206,11 @@ def live_reward(reward: object, hidden_size: int) -> LatentRM | None:
             f"process_reward_model: has positions={reward.positions!r}, which latent_ext.solve alone scores at; "
             "positions='real' is needed here"
         )
+    if reward.answer_format is not None:
+        raise ValueError(
+            "process_reward_model: reads answers, which latent_ext.solve alone scores; one that reads thoughts alone is "
+            "needed here"
+        )
     return reward
 
 

@@ -28,7 +28,8 @@ from latent_ext.models.family import HeadStage
 from latent_ext.models.head_modules import add_head_modules
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.thought_heads import projector_stages
-from latent_ext.rewards.reward import Need, Seen, trained_elsewhere
+from latent_ext.rewards.answers import EVIDENCE, check_answer_format, score_answers
+from latent_ext.rewards.reward import Need, Scored, Seen, trained_elsewhere
 
 Positions = Literal["real", "published"]
 
@@ -46,14 +47,27 @@ class LatentRMModule(nn.Module):
         body: a ``GPT2Model``, whose parameters are named ``transformer.*``, or a ``LlamaModel``: ``model.*``.
         reliable: with a second head, ``concentration.{weight [1, d], bias [1]}``, which the published layout does
             not have: how sure the first one is (Beta-Binomial, arXiv 2605.15529).
+        answers: with ``evidence.weight`` [1, 3], of a LatentRM that reads answers (`latent_ext.rewards.answers`).
+        vocabulary: with answers, rows of an output embedding of its own, ``lm_head.weight`` [vocabulary, d]; None (default)
+            where the body's input embedding is the output embedding, too.
     """
 
-    def __init__(self, body: PreTrainedModel, *, reliable: bool = False) -> None:
+    def __init__(
+        self,
+        body: PreTrainedModel,
+        *,
+        reliable: bool = False,
+        answers: bool = False,
+        vocabulary: int | None = None,
+    ) -> None:
         super().__init__()
         self._body_name = body.base_model_prefix
         self.add_module(self._body_name, body)
         self.classifier = nn.Linear(body.config.hidden_size, 1)
         self.concentration = nn.Linear(body.config.hidden_size, 1) if reliable else None
+        self.evidence = nn.Linear(len(EVIDENCE), 1, bias=False) if answers else None
+        own_head = answers and vocabulary is not None
+        self.lm_head = nn.Linear(body.config.hidden_size, vocabulary or 0, bias=False) if own_head else None
 
     @property
     def body(self) -> PreTrainedModel:
@@ -71,6 +85,11 @@ class LatentRMModule(nn.Module):
         """Final-norm hidden states (..., d) -> scores (...)."""
         projector = self.applied_projector
         return self.classifier(hidden if projector is None else projector(hidden)).squeeze(-1)
+
+    def next_token_logits(self, hidden: Tensor) -> Tensor:
+        """Final-norm hidden states (..., d) -> (..., vocabulary)."""
+        embedding: Any = self.body.get_input_embeddings() if self.lm_head is None else self.lm_head
+        return nn.functional.linear(hidden, embedding.weight)
 
 
 @dataclass
@@ -90,6 +109,8 @@ class LatentRM:
             scores a question's trajectories as one padded batch.
         reference: "none", or "answer": it reads the noise-free answer of the generator between question and
             thoughts, see `prompt`.
+        answer_format: None: it reads thoughts alone. A text with ``{answer}``: it reads the answer behind them, too, and
+            gives one score for the whole trajectory, see `latent_ext.rewards.answers`.
     """
 
     module: LatentRMModule
@@ -97,6 +118,12 @@ class LatentRM:
     trained_on: dict[str, Any] = field(default_factory=dict)
     positions: Positions = "real"
     reference: str = "none"
+    answer_format: str | None = None
+
+    @property
+    def by_step(self) -> bool:
+        """Whether engines can score it while thoughts are formed, so that it can guide beams and an adaptive budget."""
+        return self.positions == "real" and self.answer_format is None
 
     def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int], steps: int) -> Tensor:
         """What this LatentRM reads before the thoughts.
@@ -118,7 +145,9 @@ class LatentRM:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Thoughts; with a reference the noise-free answer, too."""
+        """Thoughts; with a reference the noise-free answer, too; where answers are read, all three."""
+        if self.answer_format is not None:
+            return frozenset({"thoughts", "answers", "noise_free"})
         return frozenset({"thoughts"} if self.reference == "none" else {"thoughts", "noise_free"})
 
     def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
@@ -126,16 +155,18 @@ class LatentRM:
         return trained_elsewhere(self.name, self.trained_on, sampler, generator_hash)
 
     @torch.no_grad()
-    def score(self, model: LatentModel, seen: Seen) -> list[list[float]]:
-        """Step scores of one question's trajectories in plain PyTorch; engines compute those at real positions faster."""
+    def score(self, model: LatentModel, seen: Seen) -> Sequence[Scored]:
+        """Scores of one question's trajectories in plain PyTorch; engines compute step scores at real positions faster."""
         from latent_ext.rewards.published_positions import score_as_published
 
         assert seen.thoughts is not None
+        if self.answer_format is not None:
+            return score_answers(self, model, seen)
         if self.positions == "published":
             scores = score_as_published(self, seen.prompt, seen.thoughts, seen.tokens)
             return [own.tolist() for own in scores]
         body, place = self.module.body, self.head_weight
-        scored = []
+        scored: list[Scored] = []
         for own in seen.thoughts:
             read = self.prompt(seen.prompt, seen.noise_free_tokens, len(own))
             embedded = body.get_input_embeddings()(read.to(place.device))
@@ -193,7 +224,13 @@ def load_reward(
     if not llama and not isinstance(hf_config, GPT2Config):
         raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
     body = build(LlamaModel if llama else GPT2Model, hf_config, source)
-    module = LatentRMModule(body, reliable="concentration.weight" in tensors)
+    own_head = tensors.get("lm_head.weight")
+    module = LatentRMModule(
+        body,
+        reliable="concentration.weight" in tensors,
+        answers="evidence.weight" in tensors,
+        vocabulary=None if own_head is None else len(own_head),
+    )
     if any(name.startswith("projector.") for name in tensors):
         add_head_modules(module, "codi", tensors, hf_config.hidden_size, source)
     cast_parameters(module, dtype)
@@ -206,12 +243,20 @@ def load_reward(
         raise CheckpointError(
             f"reward: {source} has reference {reference!r} in config.json; allowed are {', '.join(REFERENCES)}"
         )
-    if reference != "none" and positions == "published":
+    answer_format = config.get("answer_format")
+    if (module.evidence is None) != (answer_format is None):
+        raise CheckpointError(
+            f"reward: {source} has answer_format {answer_format!r} in config.json and "
+            f"{'no' if module.evidence is None else 'a'} tensor evidence.weight; both or neither are needed"
+        )
+    if answer_format is not None:
+        check_answer_format(answer_format)
+    if positions == "published" and (reference != "none" or answer_format is not None):
         raise ValueError(
-            f"positions: 'published' knows no reference; {source} reads the noise-free answer, so 'real' is needed"
+            f"positions: 'published' knows thoughts alone; {source} reads answers, too, so 'real' is needed"
         )
     recorded = trained_on if isinstance(trained_on, dict) else {}
-    return LatentRM(module.to(place), source, recorded, positions, reference)
+    return LatentRM(module.to(place), source, recorded, positions, reference, answer_format)
 
 
 def save_reward(
@@ -227,19 +272,19 @@ def save_reward(
         reward: a LatentRM.
         directory: made where it does not exist.
         dtype: of the weights on disk.
-        layout: "latent_ext": all of it, with ``trained_on`` and ``reference`` in config.json, which readers of the
-            published layout ignore; "latenttts": the published tensors alone, without a concentration head.
+        layout: "latent_ext": all of it, with ``trained_on``, ``reference`` and ``answer_format`` in config.json, which
+            readers of the published layout ignore; "latenttts": the published tensors alone, without a concentration head.
 
     Raises:
-        ValueError: for another layout, or a LatentRM that the published code would read without its reference.
+        ValueError: for another layout, or a LatentRM that the published code would read without the answers it needs.
     """
     from safetensors.torch import save_file
 
     if layout not in LAYOUTS:
         raise ValueError(f"layout: got {layout!r}; allowed are {', '.join(LAYOUTS)}")
-    if layout == "latenttts" and reward.reference != "none":
+    if layout == "latenttts" and (reward.reference != "none" or reward.answer_format is not None):
         raise ValueError(
-            f"layout: 'latenttts' has no place for reference {reward.reference!r}, without which scores mean nothing"
+            "layout: 'latenttts' has thoughts alone; without the answers that this LatentRM reads its scores mean nothing"
         )
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
@@ -251,6 +296,8 @@ def save_reward(
     tensors = {name: value.to(dtype).contiguous().cpu() for name, value in reward.module.state_dict().items()}
     if layout == "latent_ext":
         config |= {"trained_on": reward.trained_on, "reference": reward.reference}
+        if reward.answer_format is not None:
+            config |= {"answer_format": reward.answer_format}
     else:
         tensors = {name: value for name, value in tensors.items() if not name.startswith("concentration.")}
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})

@@ -26,8 +26,9 @@ def concentration_of(raw: Tensor) -> Tensor:
 
 
 def is_reliable(reward: LatentRM) -> bool:
-    """Whether `value_bounds` can read this LatentRM: it has a concentration head, and reads no answer before thoughts."""
-    return reward.module.concentration is not None and reward.reference == "none"
+    """Whether `value_bounds` can read this LatentRM: it has a concentration head, and reads thoughts alone."""
+    plain = reward.reference == "none" and reward.answer_format is None
+    return plain and reward.module.concentration is not None
 
 
 @torch.no_grad()

@@ -176,7 +176,7 @@ def solve(
     judge = None if reward is None else as_reward(reward, device=model.device)
     # What the engine itself scores; other rewards are asked when all answers are known.
     latent_rm = judge if isinstance(judge, LatentRM) else None
-    scorer = latent_rm if latent_rm is not None and latent_rm.positions == "real" else None
+    scorer = latent_rm if latent_rm is not None and latent_rm.by_step else None
     later = judge if scorer is None else None
     if latent_rm is not None:
         check_reward(model, latent_rm)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from latent_ext.rewards.answers import is_noise_free, padded
+from latent_ext.rewards.branches import branches, trajectory_layout
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,20 @@ class Batch:
     Attributes:
         ids: int64 [questions, longest], prompts padded on the right.
         thoughts: float32 [questions, N * T, hidden].
-        positions: int64 [questions, longest + N * T].
-        mask: float32 [questions, 1, longest + N * T, the same], 0 where a place may look and -inf elsewhere: a thought
-            sees the prompt and the thoughts of its own trajectory before it.
+        positions, mask: of prompts and trajectories, see `latent_ext.rewards.branches`: a thought sees the prompt and the
+            thoughts of its own trajectory before it, an answer the thoughts, too, a gold answer the thoughts and not the
+            answer.
         counts: int64 [questions, N, T].
         correct, usable: bool [questions, N].
         rollouts: M.
+        answers: int64 [questions, N, A], what stands behind each trajectory's thoughts, padded on the right; A is 0 where
+            thoughts alone are read.
+        answer_lengths: int64 [questions, N].
+        golds: int64 [questions, G], the gold answers laid out likewise; 0 wide where none is learned.
+        gold_lengths: int64 [questions].
+        given: tokens that all answers begin with, see `latent_ext.rewards.answers.given_tokens`.
+        known: float32 [questions, N, 2]: whether the answer is the noise-free one, and the log probability of what the
+            generator wrote.
     """
 
     ids: Tensor
@@ -73,6 +84,12 @@ class Batch:
     correct: Tensor
     usable: Tensor
     rollouts: int
+    answers: Tensor
+    answer_lengths: Tensor
+    golds: Tensor
+    gold_lengths: Tensor
+    known: Tensor
+    given: int
 
     @property
     def values(self) -> Tensor:
@@ -80,12 +97,26 @@ class Batch:
         return self.counts.float() / self.rollouts
 
 
-def collate(questions: Sequence[LabelledQuestion], prompts: Sequence[Tensor]) -> Batch:
+# The ids of an answer as a LatentRM reads it; None for a trajectory without one.
+AnswerIds = Callable[["str | None"], "list[int]"]
+
+
+def collate(
+    questions: Sequence[LabelledQuestion],
+    prompts: Sequence[Tensor],
+    answer_ids: AnswerIds | None = None,
+    *,
+    with_gold: bool = False,
+    given: int = 1,
+) -> Batch:
     """Lays questions out.
 
     Args:
         questions: at least one.
         prompts: int64 [length] each, what the LatentRM reads before the thoughts.
+        answer_ids: of a LatentRM that reads answers; default: thoughts alone.
+        with_gold: with answers, the gold ones, too.
+        given: tokens that all answers begin with.
 
     Raises:
         ValueError: if N, T or M differ between the questions.
@@ -94,30 +125,32 @@ def collate(questions: Sequence[LabelledQuestion], prompts: Sequence[Tensor]) ->
     if len(shapes) != 1:
         raise ValueError(f"questions: got (N, T, M) of {sorted(shapes)}; they must agree in one batch")
     count, steps, rollouts = shapes.pop()
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    longest = int(lengths.max())
-    ids = torch.zeros(len(questions), longest, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt
-    place = torch.arange(longest)
-    behind = lengths.unsqueeze(1) + torch.arange(steps).repeat(count)
-    positions = torch.cat([place.expand(len(questions), longest), behind], dim=1)
-    own = torch.block_diag(*[torch.ones(steps, steps).tril()] * count).bool()
-    sees = torch.zeros(len(questions), 1, positions.shape[1], positions.shape[1], dtype=torch.bool)
-    sees[:, 0, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
-    sees[:, 0, longest:, :longest] = (place < lengths.unsqueeze(1)).unsqueeze(1)
-    sees[:, 0, longest:, longest:] = own
+    ids, lengths = padded(prompts)
+    read = [answer_ids(answer) if answer_ids else [] for q in questions for answer in q.answers]
+    gold = [answer_ids(q.gold) if answer_ids and with_gold else [] for q in questions]
+    answers, answer_lengths = padded([torch.tensor(tokens, dtype=torch.int64) for tokens in read])
+    golds, gold_lengths = padded([torch.tensor(tokens, dtype=torch.int64) for tokens in gold])
+    layout = trajectory_layout(steps, (answers.shape[1], golds.shape[1]))
+    positions, mask = branches(lengths, count, layout)
     usable = torch.stack([q.usable for q in questions])
     thoughts = torch.stack([q.thoughts.float() for q in questions])
     # What is not finite would reach its neighbours through 0 * NaN in the attention.
     thoughts = thoughts.masked_fill(~usable[:, :, None, None], 0.0)
+    agrees = torch.tensor([[is_noise_free(a, q.reference_answer) for a in q.answers] for q in questions])
+    confidence = torch.stack([q.logprobs.float() for q in questions])
     return Batch(
         ids=ids,
         thoughts=thoughts.flatten(1, 2),
         positions=positions,
-        mask=torch.zeros(sees.shape).masked_fill_(~sees, float("-inf")),
+        mask=mask,
         counts=torch.stack([q.counts for q in questions]),
         correct=torch.stack([q.correct for q in questions]),
         usable=usable,
         rollouts=rollouts,
+        answers=answers.unflatten(0, (len(questions), count)),
+        answer_lengths=answer_lengths.unflatten(0, (len(questions), count)),
+        golds=golds,
+        gold_lengths=gold_lengths,
+        known=torch.stack([agrees.float(), confidence.nan_to_num(0.0, 0.0, 0.0)], dim=2),
+        given=given,
     )

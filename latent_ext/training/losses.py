@@ -1,8 +1,8 @@
 """Losses of a LatentRM: what its step scores are held against.
 
 All take step scores (logits) and the share of roll-outs that came out right, float32 [questions, N, T], and
-`usable`, bool [questions, N]: trajectories that count. Each returns a scalar, a mean, so that a learning rate means
-the same at every batch size.
+`usable`, bool [questions, N]: trajectories that count. Of a score of the whole trajectory T is 1. Each returns a
+scalar, a mean, so that a learning rate means the same at every batch size.
 """
 
 from __future__ import annotations
@@ -94,6 +94,15 @@ def order_preference(clean: Tensor, corrupted: Tensor, usable: Tensor, margin: f
     levels = torch.cat([clean.unsqueeze(0), corrupted])
     hinge = (margin - (levels[:-1] - levels[1:])).clamp_min(0.0)
     return hinge[:, usable].mean() if bool(usable.any()) else clean.sum() * 0.0
+
+
+def gold_answer(likelihood: Tensor, usable: Tensor) -> Tensor:
+    """Mean of minus the log probability of the gold answer behind trajectories' thoughts, float32 [questions, N].
+
+    Right and wrong trajectories count alike: a reader learns to say what is right whatever it was told (generative
+    verifiers, arXiv 2408.15240, learn a verdict; here the answer itself). Used beside another loss.
+    """
+    return -likelihood[usable].mean() if bool(usable.any()) else likelihood.sum() * 0.0
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:

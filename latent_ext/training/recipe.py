@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from latent_ext.recipes import check_keys, read_mapping, shown
+from latent_ext.rewards.answers import check_answer_format
 from latent_ext.rewards.latent_rm import REFERENCES
 from latent_ext.training.losses import FORMS
 
 LOSSES = ("contrastive", "bce", "beta_binomial")
 OPTIMIZERS = ("muon", "adamw")
+READS = ("thoughts", "answer")
 _ALLOWED = {
     "loss": LOSSES,
     "form": FORMS,
     "reference": REFERENCES,
+    "reads": READS,
     "optimizer": OPTIMIZERS,
     "stored_as": ("float32", "float16", "bfloat16"),
 }
@@ -46,6 +49,11 @@ class Recipe:
         order_preference: weight of the order preference beside the loss; 0 for none.
         margin: of the order preference.
         reference: "none", or "answer": the LatentRM reads the noise-free answer, too.
+        reads: "thoughts", or "answer": the LatentRM reads each trajectory's answer behind its thoughts, and gives one score
+            for the whole, see `latent_ext.rewards.answers`; such a one cannot guide a beam.
+        answer_format: with ``reads: answer``, how an answer is written; ``{answer}`` stands for the number.
+        gold_answer: with ``reads: answer``, weight of the log probability of the gold answer behind every trajectory's
+            thoughts, beside the loss; 0 for none.
         mixed_only: leave out questions on which all trajectories agree; in a contrastive loss they say nothing.
         dropout: in every dropout layer of the LatentRM while it trains.
         optimizer: "muon" for the matrices of the blocks and AdamW for the rest, or "adamw" for all.
@@ -75,6 +83,9 @@ class Recipe:
     order_preference: float = 0.0
     margin: float = 0.05
     reference: str = "none"
+    reads: str = "thoughts"
+    answer_format: str = "### {answer}"
+    gold_answer: float = 1.0
     mixed_only: bool = True
     dropout: float = 0.0
     optimizer: str = "muon"
@@ -110,9 +121,10 @@ class Recipe:
         for name in ("learning_rate", "muon_learning_rate", "epochs", "clip"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: got {getattr(self, name)}; a finite number > 0 is needed")
-        for name in ("order_preference", "margin", "weight_decay"):
+        for name in ("order_preference", "margin", "gold_answer", "weight_decay"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: got {getattr(self, name)}; a finite number >= 0 is needed")
+        check_answer_format(self.answer_format)
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: got {self.dropout}; a probability in [0, 1) is needed")
 

@@ -80,8 +80,26 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
         "questions": len(training),
         "mixed_questions": len(used),
     }
-    module = from_generator(model, reliable=recipe.loss == "beta_binomial", dropout=recipe.dropout)
-    reward = LatentRM(module, recipe.output, trained_on, reference=recipe.reference)
+    ranked = [q for q in used if bool(q.correct.any()) and not bool(q.correct.all())]
+    known_answers = fit_answer_reading(ranked, dict(trained_on)) if ranked else None
+    reads_answers = recipe.reads == "answer"
+    if reads_answers:
+        if known_answers is None:
+            raise ValueError(
+                f"labels: none of the {len(training)} questions of {recipe.labels} has right and wrong answers, from which "
+                "a LatentRM that reads answers could learn"
+            )
+        trained_on |= {"reads": recipe.reads, "gold_answer": recipe.gold_answer}
+    module = from_generator(
+        model,
+        reliable=recipe.loss == "beta_binomial",
+        dropout=recipe.dropout,
+        known_answers=known_answers if reads_answers else None,
+    )
+    answer_format = recipe.answer_format if reads_answers else None
+    reward = LatentRM(
+        module, recipe.output, trained_on, reference=recipe.reference, answer_format=answer_format
+    )
     updates = max(1, math.ceil(recipe.epochs * len(used) / recipe.batch_size))
     trainer = LatentRMTrainer(
         reward,
@@ -89,6 +107,7 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
         _arguments(recipe, updates),
         used,
         validation,
+        model,
         [EarlyStoppingCallback(early_stopping_patience=recipe.patience)],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to the caller
@@ -102,10 +121,10 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
     figures.pop("epoch", None)
     dtype = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[recipe.stored_as]
     save_reward(reward, output / "best", dtype=dtype)
-    if recipe.reference == "none":
+    if recipe.reference == "none" and not reads_answers:
         save_reward(reward, output / "best_latenttts", dtype=dtype, layout="latenttts")
-    if any(bool(q.correct.any()) and not bool(q.correct.all()) for q in used):
-        fit_answer_reading(used, trained_on).save(output / "answer_reading.json")
+    if known_answers is not None:
+        known_answers.save(output / "answer_reading.json")
     history = json.dumps(trainer.state.log_history, indent=2) + "\n"
     (output / "log_history.json").write_text(history, encoding="utf-8")
     return {name.removeprefix("best_"): value for name, value in figures.items()}

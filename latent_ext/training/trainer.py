@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from latent_ext.models.latent_model import LatentModel
+from latent_ext.rewards.answers import answer_ids, given_tokens
 from latent_ext.rewards.latent_rm import LatentRM, save_reward
 from latent_ext.training import losses
 from latent_ext.training.corruptions import corrupted_orders
@@ -20,6 +22,9 @@ from latent_ext.training.measures import measure
 from latent_ext.training.optimizer import MuonAdamW
 from latent_ext.training.reading import Reading, TrainableLatentRM
 from latent_ext.training.recipe import Recipe
+
+# Of a batch, what all batches have in common and no Trainer moves to a device.
+_COMMON = ("rollouts", "given")
 
 
 class LatentRMTrainer(Trainer):
@@ -31,6 +36,7 @@ class LatentRMTrainer(Trainer):
         recipe: the loss and its settings.
         arguments: of the Trainer, with ``remove_unused_columns=False``.
         training, validation: labelled questions, each with equal N, T and M.
+        generator: that formed the trajectories; its tokenizer reads answers.
         callbacks: of the Trainer.
     """
 
@@ -45,11 +51,16 @@ class LatentRMTrainer(Trainer):
         arguments: TrainingArguments,
         training: Sequence[LabelledQuestion],
         validation: Sequence[LabelledQuestion],
+        generator: LatentModel,
         callbacks: list[Any] | None = None,
     ) -> None:
         assert isinstance(reward.module, TrainableLatentRM)
-        self.reward, self.recipe = reward, recipe
+        self.reward, self.recipe, self.generator = reward, recipe, generator
+        self._answer_ids: dict[str | None, list[int]] = {}
         self.rollouts = training[0].rollouts
+        self.given = 1
+        if reward.answer_format is not None:
+            self.given = given_tokens(generator.tokenizer, generator.ids, reward.answer_format)
         self.corruptions = torch.Generator().manual_seed(recipe.seed)
         super().__init__(
             model=reward.module,
@@ -62,7 +73,19 @@ class LatentRMTrainer(Trainer):
 
     def prompt(self, question: LabelledQuestion) -> Tensor:
         """What the LatentRM reads of a question before the thoughts."""
-        return self.reward.prompt(question.prompt, question.reference.tolist(), question.counts.shape[1])
+        behind = question.counts.shape[1]
+        if self.reward.answer_format is not None:
+            behind += max(len(self.answer_ids(answer)) for answer in [*question.answers, question.gold])
+        return self.reward.prompt(question.prompt, question.reference.tolist(), behind)
+
+    def answer_ids(self, answer: str | None) -> list[int]:
+        """What a LatentRM that reads answers reads of one."""
+        if answer not in self._answer_ids:
+            answer_format = self.reward.answer_format
+            assert answer_format is not None
+            generator = self.generator
+            self._answer_ids[answer] = answer_ids(generator.tokenizer, generator.ids, answer_format, answer)
+        return self._answer_ids[answer]
 
     def compute_loss(
         self,
@@ -72,7 +95,7 @@ class LatentRMTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The recipe's loss on one batch, with the order preference where it has a weight."""
-        batch, recipe = Batch(**inputs, rollouts=self.rollouts), self.recipe
+        batch, recipe = self._batch(inputs), self.recipe
         reading: Reading = model(batch)
         loss = self._loss(reading, batch)
         if recipe.order_preference > 0.0:
@@ -84,6 +107,8 @@ class LatentRMTrainer(Trainer):
                 reading.scores.sum(dim=2), torch.stack(totals), batch.usable, recipe.margin
             )
             loss = loss + recipe.order_preference * preference
+        if reading.gold_likelihood is not None:
+            loss = loss + recipe.gold_answer * losses.gold_answer(reading.gold_likelihood, batch.usable)
         return (loss, reading) if return_outputs else loss
 
     def evaluate(
@@ -101,7 +126,7 @@ class LatentRMTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for start in range(0, len(questions), size):
                 part = questions[start : start + size]
-                batch = Batch(**self._prepare_inputs(self._collate(part)), rollouts=part[0].rollouts)
+                batch = self._batch(self._prepare_inputs(self._collate(part)))
                 reading = self.model(batch)
                 scores.append(reading.scores.sum(dim=2).cpu())
                 summed += float(self._loss(reading, batch)) * len(part)
@@ -136,17 +161,27 @@ class LatentRMTrainer(Trainer):
 
     def _loss(self, reading: Reading, batch: Batch) -> Tensor:
         recipe = self.recipe
+        # A score of the whole trajectory is held against what is known after its last thought.
+        steps = reading.scores.shape[2]
+        values, counts = batch.values[:, :, -steps:], batch.counts[:, :, -steps:]
         scores = reading.scores.cumsum(dim=2) if recipe.running else reading.scores
         if recipe.loss == "contrastive":
-            return losses.contrastive(scores, batch.values, batch.usable, recipe.form)  # type: ignore[arg-type]
+            return losses.contrastive(scores, values, batch.usable, recipe.form)  # type: ignore[arg-type]
         if recipe.loss == "bce":
-            return losses.binary(scores, batch.values, batch.usable)
+            return losses.binary(scores, values, batch.usable)
         assert reading.concentration is not None
-        return losses.beta_binomial(scores, reading.concentration, batch.counts, batch.rollouts, batch.usable)
+        return losses.beta_binomial(scores, reading.concentration, counts, batch.rollouts, batch.usable)
+
+    def _batch(self, tensors: dict[str, Tensor]) -> Batch:
+        return Batch(**tensors, rollouts=self.rollouts, given=self.given)
 
     def _collate(self, questions: Sequence[LabelledQuestion]) -> dict[str, Tensor]:
-        batch = collate(questions, [self.prompt(question) for question in questions])
-        return {field.name: getattr(batch, field.name) for field in fields(Batch) if field.name != "rollouts"}
+        prompts = [self.prompt(question) for question in questions]
+        reads = None if self.reward.answer_format is None else self.answer_ids
+        batch = collate(questions, prompts, reads, with_gold=self.recipe.gold_answer > 0.0)
+        return {
+            field.name: getattr(batch, field.name) for field in fields(Batch) if field.name not in self.common
+        }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         # Prompts of like length go together, so that little is padded; N * T places are the same for all.
