@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from latent_ext.engine.base import Engine
-from latent_ext.engine.cuda import NO_NUCLEUS, NO_STEPS, NO_VALUE_NOISE, CudaEngine
+from latent_ext.engine.cuda import NO_CONTINUATIONS, NO_NUCLEUS, NO_STEPS, NO_VALUE_NOISE, CudaEngine
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
@@ -86,6 +86,7 @@ def choose_engine(
     samplers: Sequence[Sampler] = (),
     top_p: float = 1.0,
     by_steps: bool = False,
+    continues: bool = False,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
@@ -100,6 +101,7 @@ def choose_engine(
         samplers: those that the engine will have to draw by; not every engine draws by every one.
         top_p: of the answer tokens.
         by_steps: whether a beam search will look ahead or keep a trace.
+        continues: whether trajectories will be continued from one of their thoughts.
 
     Raises:
         ValueError: for an unknown engine, format or rung, or a format or rung that only the native engine has.
@@ -118,7 +120,7 @@ def choose_engine(
         if engine not in ("auto", choice.name):
             continue
         reason = _why_not(choice, model, reward, weights) or _why_not_drawn(
-            choice, model, samplers, top_p, by_steps
+            choice, model, samplers, top_p, by_steps, continues
         )
         if reason is None:
             if forced and choice.name != "native":
@@ -163,7 +165,12 @@ def _why_not(
 
 
 def _why_not_drawn(
-    choice: EngineChoice, model: LatentModel, samplers: Sequence[Sampler], top_p: float, by_steps: bool
+    choice: EngineChoice,
+    model: LatentModel,
+    samplers: Sequence[Sampler],
+    top_p: float,
+    by_steps: bool,
+    continues: bool,
 ) -> str | None:
     if choice.name != "native":
         return None
@@ -172,6 +179,8 @@ def _why_not_drawn(
             return NO_VALUE_NOISE
         if by_steps:
             return NO_STEPS
+        if continues:
+            return NO_CONTINUATIONS
         return NO_NUCLEUS if top_p != 1.0 else None
     return NO_DENSE_NOISE if any(sampler.wv > 0.0 for sampler in samplers) else None
 

@@ -30,7 +30,6 @@ def is_reliable(reward: LatentRM) -> bool:
     return reward.module.concentration is not None and reward.reference == "none"
 
 
-@torch.no_grad()
 def value_bounds(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds of the values of one question's trajectories.
 
@@ -45,10 +44,15 @@ def value_bounds(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Te
     Returns:
         float32 [N] each, on the CPU.
     """
-    means, deviations = step_beliefs(reward, prompt, thoughts)
+    low, high = bounds_of(*step_beliefs(reward, prompt, thoughts))
+    return low.cpu(), high.cpu()
+
+
+def bounds_of(means: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
+    """What `value_bounds` says, float32 [N] each, of the beliefs [N, T] that `step_beliefs` gives."""
     value = (means - _CAUTION * deviations).mean(dim=1)
     width = _WIDTH * deviations.mean(dim=1)
-    return (value - width).cpu(), (value + width).cpu()
+    return value - width, value + width
 
 
 @torch.no_grad()
