@@ -49,7 +49,7 @@ def _continue(
     length = state.length - (steps - 1)
     cache = copy.deepcopy(state.cache)
     cache.batch_select_indices(torch.tensor([n], device=keys.device))
-    cache.crop(length + kept - 1)
+    cache.crop(kept - steps)
     cache.batch_repeat_interleave(count)
     thoughts = [before[t].expand(count, -1) for t in range(kept)]
     for t in range(kept, steps):

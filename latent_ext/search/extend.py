@@ -7,6 +7,7 @@ answer, as in `latent_ext.search.settle`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Extend:
     Attributes:
         beliefs: of a LatentRM that knows how sure it is: rivals are those whose upper bound reaches the lower bound of the
             best trajectory of the leading answer, and thoughts are bad by `first_bad`. None: the rival is the trajectory
-            with the best score among those that answer otherwise, and thoughts are bad by `first_fall`.
+            with the best score among those that answer otherwise, and thoughts are bad by `first_below`.
     """
 
     beliefs: Beliefs | None = None
@@ -62,7 +63,10 @@ class Extend:
         if self.beliefs is None:
             scores = [None if one.score is None else (one.score, one.score) for one in drawn]
             parent = rival(answers, scores, leader, overlapping=False)
-            kept = None if parent is None else first_fall(drawn[parent].step_scores or [])
+            of_all = [
+                one.step_scores for one in drawn if one.score is not None and one.step_scores is not None
+            ]
+            kept = None if parent is None else first_below(drawn[parent].step_scores or [], of_all)
         else:
             beliefs = self.beliefs(question, drawn)
             bounds = [None if one is None else one.bounds for one in beliefs]
@@ -121,12 +125,18 @@ def first_bad(means: Sequence[float], deviations: Sequence[float]) -> int:
     return max(range(len(deviations)), key=deviations.__getitem__)
 
 
-def first_fall(scores: Sequence[float]) -> int | None:
-    """The first thought, from 0, whose score is below that of the thought before it; None where none is.
+def first_below(scores: Sequence[float], of_all: Sequence[Sequence[float]]) -> int | None:
+    """The first thought, from 0, whose score is below the mean of all trajectories there; None where none is.
 
-    Scores of a LatentRM without reliability need not be log odds, so no chance says which of them are bad.
+    Contrastive training compares the trajectories of a question, thought by thought: where the zero of a step's scores lies
+    it leaves open, so that neither a chance nor the step before says which of them are bad.
 
-    >>> first_fall([-2.0, -1.0, -1.5]), first_fall([0.1, 0.2])
-    (2, None)
+    Args:
+        scores: step scores of the trajectory.
+        of_all: those of all trajectories of its question, itself among them.
+
+    >>> first_below([1.0, -3.0], [[1.0, -3.0], [0.0, -2.0]]), first_below([1.0, -2.0], [[1.0, -2.0], [0.0, -3.0]])
+    (1, None)
     """
-    return next((t for t in range(1, len(scores)) if scores[t] < scores[t - 1]), None)
+    means = (statistics.fmean(of_step) for of_step in zip(*of_all, strict=True))
+    return next((t for t, (own, mean) in enumerate(zip(scores, means, strict=True)) if own < mean), None)

@@ -32,6 +32,11 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         ((*SOLVE, "--scope", "prompt"), "scope: got 'prompt'"),
         ((*SOLVE, "--select", "first"), "select: got 'first'"),
         ((*SOLVE, "--select", "best_of_n"), "needs a reward"),
+        ((*SOLVE, "--extend"), "extend: got True with select='majority'"),
+        (
+            (*SOLVE, "--extend", "--select", "adaptive"),
+            "it needs a LatentRM with positions='real' as reward=",
+        ),
         ((*SOLVE, "--engine", "warp"), "engine: got 'warp'"),
         ((*SOLVE, "--rung", "warp"), "rung: got 'warp'"),
         ((*SOLVE, "--rung", "graph"), "the model is on cpu"),
