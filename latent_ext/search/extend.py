@@ -1,8 +1,8 @@
 """Extending: a question that is not settled continues its best rival trajectory from before its first bad thought.
 
-The other half of BetaPRM's adaptive computation (arXiv 2605.15529, "ACA"; the rule for the cut and its fallback are those
-of github.com/JinyuanLi0012/Beta-Binomial-PRM, aca/utils_merge_and_cut.py). A rival answers otherwise than the leading
-answer, as in `latent_ext.search.settle`.
+The other half of BetaPRM's adaptive computation (arXiv 2605.15529, "ACA"; what `first_bad` says is the rule of
+github.com/JinyuanLi0012/Beta-Binomial-PRM, aca/utils_merge_and_cut.py). A rival answers otherwise than the leading answer,
+as in `latent_ext.search.settle`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Extend:
 
     Attributes:
         beliefs: of a LatentRM that knows how sure it is: rivals are those whose upper bound reaches the lower bound of the
-            best trajectory of the leading answer, and thoughts are bad by `first_bad`. None: the rival is the trajectory
-            with the best score among those that answer otherwise, and thoughts are bad by `first_below`.
+            best trajectory of the leading answer. The cut is before `first_bad`; where that is the first thought already,
+            as on questions that are hard throughout, before `first_below` of the means. None: the rival is the trajectory
+            with the best score among those that answer otherwise, and the cut is before `first_below` of the scores.
     """
 
     beliefs: Beliefs | None = None
@@ -60,19 +61,22 @@ class Extend:
             leader: the answer that leads the vote; None where there is none.
         """
         answers = [one.answer for one in drawn]
+        kept: int | None = None
         if self.beliefs is None:
             scores = [None if one.score is None else (one.score, one.score) for one in drawn]
             parent = rival(answers, scores, leader, overlapping=False)
-            of_all = [
-                one.step_scores for one in drawn if one.score is not None and one.step_scores is not None
-            ]
-            kept = None if parent is None else first_below(drawn[parent].step_scores or [], of_all)
+            if parent is not None:
+                scored = {
+                    one.index: one.step_scores for one in drawn if one.score is not None and one.step_scores
+                }
+                kept = first_below(scored[parent], list(scored.values()))
         else:
             beliefs = self.beliefs(question, drawn)
             bounds = [None if one is None else one.bounds for one in beliefs]
             parent = rival(answers, bounds, leader, overlapping=True)
-            belief = None if parent is None else beliefs[parent]
-            kept = None if belief is None else first_bad(belief.means, belief.deviations)
+            if parent is not None and (belief := beliefs[parent]) is not None:
+                means = [one.means for one in beliefs if one is not None]
+                kept = first_bad(belief.means, belief.deviations) or first_below(belief.means, means)
         if parent is None or not kept:
             return None
         return Branch(parent, kept, sum((one.parent, one.inherited) == (parent, kept) for one in drawn))
