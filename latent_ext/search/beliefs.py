@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_ext.rewards.latent_rm import LatentRM
-from latent_ext.rewards.reliability import bounds_of, step_beliefs
+from latent_ext.rewards.reliability import step_beliefs, value_bounds
 from latent_ext.search.result import Trajectory
 
 
@@ -52,7 +52,7 @@ class RewardBeliefs:
         for listed in by_length.values():
             places, thoughts = zip(*listed, strict=True)
             means, deviations = step_beliefs(self.reward, self.prompts[question], torch.stack(thoughts))
-            bounds = torch.stack(bounds_of(means, deviations), dim=1)
+            bounds = torch.stack(value_bounds(means, deviations), dim=1)
             for place, (low, high), mean, deviation in zip(
                 places, bounds.tolist(), means.tolist(), deviations.tolist(), strict=True
             ):

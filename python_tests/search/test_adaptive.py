@@ -162,7 +162,7 @@ def test_beliefs_do_not_depend_on_the_trajectories_read_together(
         means, torch.tensor([one.step_scores for one in result.trajectories]).sigmoid(), "step_score"
     )
     assert float(deviations.max()) < 1e-3
-    low, high = value_bounds(reliable, prompt, thoughts)
+    low, high = value_bounds(means, deviations)
     assert bool((low <= high).all())
 
 
@@ -176,7 +176,7 @@ def test_bounds_of_trajectories_of_different_lengths_are_those_of_each_alone(
     found = RewardBeliefs(reliable, [prompt], keep_thoughts=True)(0, drawn)
     assert found[3] is None
     for belief, own in zip(found[:3], cut, strict=False):
-        low, high = value_bounds(reliable, prompt, own[None])
+        low, high = value_bounds(*step_beliefs(reliable, prompt, own[None]))
         assert_close(torch.tensor(belief.bounds), torch.cat([low, high]), "step_score")
         assert len(belief.means) == len(belief.deviations) == len(own)
 
