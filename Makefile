@@ -29,7 +29,7 @@ WORKERS = $$($(PY) -c "import xdist" 2>/dev/null && echo "-n auto --maxprocesses
 .PHONY: demo test build bench bench-full lint gpu check test-isa test-transformers cuda-build sanitize model latent-rm figure evaluate example clean
 
 demo: build
-	$(PY) -m latent_ext.cli.app demo
+	$(PY) -m latent_ext_cli demo
 
 test: build $(STATE)/test
 	$(PYTEST) $(WORKERS) python_tests
@@ -104,7 +104,7 @@ figure: build
 
 # The shipped model on 500 held-out problems: tables with intervals, and the run in build/evaluate (goes on where it was).
 evaluate: build
-	$(PY) -m latent_ext.cli.app evaluate examples/evaluate/shipped.yaml --out build/evaluate --threads 2
+	$(PY) -m latent_ext_cli evaluate examples/evaluate/shipped.yaml --out build/evaluate --threads 2
 
 # A checkpoint in LatentTTS's layout: accelerated, against a loop over the stock modules.
 example: build

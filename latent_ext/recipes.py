@@ -6,12 +6,13 @@ Recipes come from elsewhere, so nothing in them is trusted: `yaml.safe_load` sem
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from latent_ext.hints import did_you_mean
 
 MAX_BYTES = 1 << 20
 
@@ -63,9 +64,9 @@ def check_keys(found: Mapping[Any, Any], allowed: Collection[str], where: str) -
     """
     for key in found:
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, 1) if isinstance(key, str) else []
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{where}: got the key {shown(key)}{hint}; allowed are {', '.join(allowed)}")
+            raise ValueError(
+                f"{where}: got the key {shown(key)}{did_you_mean(key, allowed)}; allowed are {', '.join(allowed)}"
+            )
 
 
 def shown(value: object) -> str:
@@ -132,16 +133,18 @@ def _step(inside: Any, part: str, text: str) -> Any:
         return inside[part]
     if isinstance(inside, list):
         return inside[_place(inside, part, text)]
-    raise ValueError(f"set: got {shown(text)}; the recipe has no {part!r} there")
+    keys = [key for key in inside if isinstance(key, str)] if isinstance(inside, dict) else []
+    raise ValueError(f"set: got {shown(text)}; the recipe has no {part!r} there{did_you_mean(part, keys)}")
 
 
 def _place(items: list[Any], part: str, text: str) -> int:
-    named = [place for place, item in enumerate(items) if isinstance(item, dict) and item.get("name") == part]
-    if named:
-        return named[0]
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
     if part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
-    raise ValueError(f"set: got {shown(text)}; the list has no item {part!r}")
+    known = [name for name in names if isinstance(name, str)]
+    raise ValueError(f"set: got {shown(text)}; the list has no item {part!r}{did_you_mean(part, known)}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from latent_ext.hints import did_you_mean
 from latent_ext.sampler_parts import (
     PARTS,
     SingularValueNoise,
@@ -25,11 +26,13 @@ Per = Literal["step", "trajectory"]
 SCOPES: tuple[str, ...] = get_args(Scope)
 SITES: tuple[str, ...] = get_args(Sites)
 
-_GRAMMAR = (
-    "'none', 'dropout:P[:step|trajectory]', 'noise:SIGMA[:absolute|relative]' or both joined by '+', "
-    "for example 'dropout:0.2', 'noise:0.4:relative', 'dropout:0.1+noise:0.6'; for families that they act in, also "
-    "'head[:TEMPERATURE]' in place of noise, " + ", ".join(f"'{part.grammar}'" for part in PARTS.values())
-)
+# How each part of a sampler is written.
+GRAMMAR = {
+    "dropout": "dropout:P[:step|trajectory]",
+    "noise": "noise:SIGMA[:absolute|relative]",
+    "head": "head[:TEMPERATURE]",
+    **{name: part.grammar for name, part in PARTS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,11 @@ class Sampler:
         return self.drops or self.svp > 0.0 or self.wv > 0.0
 
     @property
+    def own_prompts(self) -> bool:
+        """Whether the whole prompt is read under it, so that each trajectory needs its own reading."""
+        return self.acts_in_body and self.scope == "prompt+latent"
+
+    @property
     def noisy(self) -> bool:
         """Whether noise with sigma > 0 acts."""
         return self.noise is not None and self.noise.sigma > 0.0
@@ -204,18 +212,23 @@ class Sampler:
         """Reads the text form that the command line and recipes use.
 
         Raises:
-            ValueError: if ``text`` does not follow the grammar, which the message states.
+            ValueError: if ``text`` does not follow the grammar (`GRAMMAR`, parts joined by "+"); the message says where.
         """
         sampler = cls(scope=scope)
         if text.strip() == "none":
             return sampler
+        named: list[str] = []
         for part in text.split("+"):
             kind, colon, rest = part.strip().partition(":")
-            if kind in PARTS and kind not in [known.name for known in sampler.parts]:
+            if kind not in GRAMMAR or kind in named:
+                raise ValueError(f"sampler: got {text!r}; {_why_not(kind)}")
+            named.append(kind)
+            malformed = ValueError(f"sampler: got {text!r}; {kind} is written {GRAMMAR[kind]}")
+            if kind in PARTS:
                 try:
                     sampler = replace(sampler, parts=(*sampler.parts, read_part(kind, rest)))
                 except LookupError:
-                    raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}") from None
+                    raise malformed from None
                 continue
             if kind == "head" and not colon:
                 rest = "1"
@@ -223,16 +236,16 @@ class Sampler:
             try:
                 value = float(number)
             except ValueError:
-                raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}") from None
-            if kind == "dropout" and sampler.dropout is None and variant in ("", "step", "trajectory"):
+                raise malformed from None
+            if kind == "dropout" and variant in ("", "step", "trajectory"):
                 per: Per = "trajectory" if variant == "trajectory" else "step"
                 sampler = replace(sampler, dropout=MCDropout(value, per=per, sites=sites))
-            elif kind == "noise" and sampler.noise is None and variant in ("", "absolute", "relative"):
+            elif kind == "noise" and variant in ("", "absolute", "relative"):
                 sampler = replace(sampler, noise=GaussianNoise(value, relative=variant == "relative"))
-            elif kind == "head" and sampler.head is None and variant == "":
+            elif kind == "head" and variant == "":
                 sampler = replace(sampler, head=HeadNoise(value))
             else:
-                raise ValueError(f"sampler: got {text!r}; allowed is {_GRAMMAR}")
+                raise malformed
         return sampler
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,6 +270,19 @@ class Sampler:
             )
             or "none"
         )
+
+
+def _why_not(kind: str) -> str:
+    """Why a part of this kind cannot stand where it stands."""
+    if kind in GRAMMAR:
+        return f"{kind} stands twice"
+    if kind == "none":
+        return "none stands alone"
+    what = f"{kind!r} is no part of a sampler{did_you_mean(kind, (*GRAMMAR, 'none'))}"
+    return (
+        f"{what}; allowed are none, or one or more of {', '.join(GRAMMAR.values())}, joined by '+', for example "
+        "dropout:0.1+noise:0.6"
+    )
 
 
 def as_sampler(

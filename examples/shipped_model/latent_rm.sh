@@ -13,11 +13,11 @@ here=$(dirname "$0")
 export OMP_NUM_THREADS=1
 
 annotate() {
-    "$python" -m latent_ext.cli.app annotate "$@" --model "$generator" --steps 5 6 --policy outcome --rollouts 1 \
+    "$python" -m latent_ext_cli annotate "$@" --model "$generator" --steps 5 6 --policy outcome --rollouts 1 \
         --max-answer-tokens 24 --stored-as float16
 }
 mkdir -p "$work"
 annotate "$work/train" --generate "${QUESTIONS:-22528}" --problem-seed 2002 --n 8
 annotate "$work/valid" --generate "${VALIDATION:-800}" --split valid --problem-seed 7 --n 16
-"$python" -m latent_ext.cli.app train-rm "$here/latent_rm.yaml" --resume --set "generator=$generator" \
+"$python" -m latent_ext_cli train-rm "$here/latent_rm.yaml" --resume --set "generator=$generator" \
     --set "labels=$work/train" --set "validation=$work/valid" --set "output=$work/run"

@@ -14,6 +14,14 @@ from latent_ext.cli.progress import reporting
 from latent_ext.evaluation.analysis import LENGTHS, MAP_METHODS, PARTS, SWEEP, AnalysisPlan
 from latent_ext.evaluation.analysis.of_recipe import analyse_recipe, recipe_of, write_analysis
 
+RENAMED = {
+    "source": "RECIPE|RUN",
+    "parts": "--only",
+    "lengths": "--length",
+    "k": "--top",
+    "map_methods": "--map-method",
+}
+
 EXAMPLES = f"""Examples:
 
   latent-ext analyse runs/shipped

@@ -19,6 +19,8 @@ from latent_ext.training.labels import LabelSettings
 from latent_ext.training.shards import merge as merge_labels
 from latent_ext.training.shards import read_labels
 
+RENAMED = {"trajectories": "--n"}
+
 EXAMPLES = """Examples:
 
   latent-ext annotate labels --file train.jsonl --n 8 --rollouts 16

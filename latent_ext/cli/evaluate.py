@@ -17,6 +17,8 @@ from latent_ext.evaluation.executors import choose_executor
 from latent_ext.evaluation.recipe import read_recipe
 from latent_ext.evaluation.unit import Shard
 
+RENAMED = {"ray-address": "--ray-address"}
+
 EXAMPLES = """Examples:
 
   latent-ext evaluate examples/evaluate/shipped.yaml --out runs/shipped

@@ -27,6 +27,9 @@ from latent_ext.search import solve as run_solve
 # Results of a file are printed after so many questions, so that an interrupt loses little.
 _BLOCK = 16
 
+# Arguments of Python functions that options of another name give; `latent_ext_cli.commands` reads it of every command.
+RENAMED = {"positions": "--reward-positions", "switches": "--switch"}
+
 EXAMPLES = """Examples:
 
   latent-ext solve "Mia has 19 apples. She loses 9. How many apples does Mia have now?" --n 16
@@ -289,11 +292,15 @@ def _print(problems: Sequence[NamedProblem], results: Sequence[Result], as_json:
         console.print(problem.question, style="dim", markup=False, highlight=False)
         answer = "no answer" if result.answer is None else result.answer
         gold = "" if problem.answer is None else f"   (gold {problem.answer})"
-        console.print(
-            f"[bold green]{answer}[/]{gold}   {result.select} of {len(result.trajectories)} trajectories"
-        )
+        console.print(f"[bold green]{answer}[/]{gold}   {result.select} of {_compared(result)}")
         table = Table("answer", "votes", box=None, header_style="dim")
         for text, weight in list(result.votes.items())[:5]:
             table.add_row(text, f"{weight:g}" if weight == int(weight) else f"{weight:.3f}")
         if len(result.votes) > 1:
             console.print(table)
+
+
+def _compared(result: Result) -> str:
+    """What a selection chose from; a beam search also from those that it did not keep."""
+    candidates, kept = result.settings["candidates"], len(result.trajectories)
+    return f"{kept} trajectories" if candidates is None else f"{kept} beams x {candidates} candidates"

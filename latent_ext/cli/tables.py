@@ -32,7 +32,7 @@ def print_tables(summary: dict[str, Any], console: Console | None = None) -> Non
 
 
 def cell_text(kind: str, value: Any) -> str:
-    """A cell as it is read: shares in percent, differences in points, both with their 95 % intervals.
+    """A cell as it is read: shares in percent, differences in points, an AUC in [0, 1], all with their 95 % intervals.
 
     >>> cell_text("share", {"mean": 0.724, "low": 0.691, "high": 0.755})
     '72.4 (69.1 to 75.5)'
@@ -43,6 +43,8 @@ def cell_text(kind: str, value: Any) -> str:
         return f"{value:.3g}" if value >= 1e7 else f"{value:,.1f}".removesuffix(".0")
     if kind == "share":
         return f"{100 * value['mean']:.1f} ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    if kind == "auc":
+        return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
     if kind == "difference":
         bounds = f"({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
         if value["reading"] in ("gain", "loss"):

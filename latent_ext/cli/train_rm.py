@@ -21,7 +21,7 @@ EXAMPLES = """Examples:
 
 
 def train_rm(
-    recipe: Annotated[Path, typer.Argument(help="YAML file, keys as in latent_ext.training.recipe.Recipe.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML; docs/training.md has the keys.")],
     replaced: Annotated[
         list[str] | None, typer.Option("--set", help="key=value in place of the recipe's; repeatable.")
     ] = None,

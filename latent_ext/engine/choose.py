@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from latent_ext.engine.base import Engine
-from latent_ext.engine.cuda import NO_CONTINUATIONS, NO_NUCLEUS, NO_STEPS, NO_VALUE_NOISE, CudaEngine
+from latent_ext.engine.cuda import (
+    NO_CONTINUATIONS,
+    NO_NUCLEUS,
+    NO_REPLAY,
+    NO_STEPS,
+    NO_VALUE_NOISE,
+    CudaEngine,
+)
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
@@ -87,6 +94,7 @@ def choose_engine(
     top_p: float = 1.0,
     by_steps: bool = False,
     continues: bool = False,
+    replay: bool = False,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
 
@@ -102,6 +110,7 @@ def choose_engine(
         top_p: of the answer tokens.
         by_steps: whether a beam search will look ahead or keep a trace.
         continues: whether trajectories will be continued from one of their thoughts.
+        replay: whether thoughts will be read again (`latent_ext.engine.replay`), of a model that `check_replay` passed.
 
     Raises:
         ValueError: for an unknown engine, format or rung, or a format or rung that only the native engine has.
@@ -120,7 +129,7 @@ def choose_engine(
         if engine not in ("auto", choice.name):
             continue
         reason = _why_not(choice, model, reward, weights) or _why_not_drawn(
-            choice, model, samplers, top_p, by_steps, continues
+            choice, model, samplers, top_p, by_steps, continues, replay
         )
         if reason is None:
             if forced and choice.name != "native":
@@ -171,6 +180,7 @@ def _why_not_drawn(
     top_p: float,
     by_steps: bool,
     continues: bool,
+    replay: bool,
 ) -> str | None:
     if choice.name != "native":
         return None
@@ -181,6 +191,8 @@ def _why_not_drawn(
             return NO_STEPS
         if continues:
             return NO_CONTINUATIONS
+        if replay:
+            return NO_REPLAY
         return NO_NUCLEUS if top_p != 1.0 else None
     return NO_DENSE_NOISE if any(sampler.wv > 0.0 for sampler in samplers) else None
 

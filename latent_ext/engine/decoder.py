@@ -79,6 +79,17 @@ class Pages:
         pages.ancestry[:, held:] = torch.arange(len(parents), device=parents.device).unsqueeze(1)
         return pages
 
+    def among(self, rows: Tensor, count: int) -> Pages:
+        """The pages with these rows as `rows` (int64) of `count`, the others of which have read nothing."""
+
+        def spread(part: Tensor) -> Tensor:
+            wide = part.new_zeros(count, *part.shape[1:])
+            wide[rows] = part
+            return wide
+
+        seen = (spread(part) for part in (self.prompt_index, self.ancestry, self.lengths))
+        return Pages(self.keys, self.values, *seen)
+
 
 def read_prompts(
     blocks: Blocks | DepthSteps,

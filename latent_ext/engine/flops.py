@@ -199,7 +199,8 @@ class _Question:
         thoughts: of the trajectories that are left.
         engine: "native", "modules" or "reference"; each leaves out what it can.
         reads_reward_prompt: whether the LatentRM's reading of the prompt counts here; of a mixture, once.
-        rereads: prompt and all thoughts but the last are read again, clean, before answers are decoded.
+        rereads: of trajectories that are decoded all thoughts but the last, and of the prompt what was not read clean, are
+            read again before.
         kept: thoughts, the first ones, that the rows have from trajectories that they continue. The generator does not read
             the prompt for them, nor those of the kept thoughts that it had read; the LatentRM reads all thoughts.
     """
@@ -222,6 +223,13 @@ class _Question:
         if by_each and self.sampler.scope == "prompt+latent":
             return 0
         return self.length - 1 if by_each else self.length
+
+    @property
+    def prompt_again(self) -> int:
+        """Prompt tokens that are read again, once for all trajectories; the reference engine keeps nothing."""
+        if not self.rereads or not self.drawn:
+            return 0
+        return self.length if self.engine == "reference" else self.length - self.shared
 
     @property
     def one_for_all(self) -> bool:
@@ -249,7 +257,7 @@ class _Counter:
         rows = 1 if run.one_for_all else run.rows
         steps, length, shared = self.model.family.latent_length, run.length, run.shared
         starting = 0 if run.kept else rows
-        prompt_tokens = bool(starting) * shared + starting * (length - shared) + length * run.rereads
+        prompt_tokens = bool(starting) * shared + starting * (length - shared) + run.prompt_again
         operations = self.operations
         if operations is None:
             return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, self.why)
@@ -278,8 +286,13 @@ class _Counter:
         for tokens in run.drawn:
             phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
         if run.rereads:
-            again = run.rows if run.beam is None else run.beam.keep
-            phases["sample"] += body.read(0, length) + again * body.read(length, first)
+            again = len(run.drawn)
+            phases["sample"] += body.read(length - run.prompt_again, length)
+            phases["sample"] += again * body.read(length, first)
+            if run.engine == "native":
+                # Its op forms a thought from every position that it is given, and here discards it.
+                start = bool(again) and run.sampler.scope == "latent"
+                phases["sample"] += (start + again * max(steps - 1, 0)) * operations.thought
         positions = self._count_scores(run, operations, forming, further, phases) if self.reward else 0
         thoughts = sum(forming) + ahead
         return Cost(prompt_tokens, thoughts, sum(run.drawn), positions, sum(phases.values()), phases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from latent_ext.engine.base import Answers, LatentRequest, LatentRun, beyond_cou
 from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
 from latent_ext.engine.beam_scores import BeamScores
 from latent_ext.engine.decoder import Pages, Prompts, move_pages, open_pages, read_prompts, step
+from latent_ext.engine.replay import check_replay
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead, apply_stages, head_outputs
@@ -71,7 +72,7 @@ class ModulesEngine:
         if self.semantics.pads == "visible":
             read = read_padded(self.model, prompts, sampler)
             return _SharedPrompts(Prompts(read.keys, read.values, read.lengths), read.last_hidden)
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
@@ -212,6 +213,31 @@ class ModulesEngine:
         )
 
     @torch.no_grad()
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
+        check_replay(self.model)
+        request, state, steps = run.request, run.state, run.thoughts.shape[1]
+        assert isinstance(state, _State)
+        sampler = request.sampler
+        questions, of_row = (rows // run.trajectories).unique(return_inverse=True)
+        asked = [request.prompts[b] for b in questions.tolist()]
+        prompts, prompt_index = state.prompts, questions
+        if sampler.own_prompts:
+            whole = self.read_prompts(asked, Sampler()).cache
+            assert whole is not None
+            prompts, prompt_index = whole, torch.arange(len(asked), device=rows.device)
+        # The last prompt token where the prompts were read without it, and all thoughts but the last.
+        pages = open_pages(self.blocks, prompt_index, max(steps, 1), self.model.dtype, slots=len(rows))
+        if sampler.acts_in_body and not sampler.own_prompts:
+            # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
+            last = self.blocks.token_embedding(torch.stack([prompt[-1] for prompt in asked]))
+            step(self.blocks, last, prompts, pages, RowDropout.clean(state.seed, questions))
+        pages = pages.branch(of_row)
+        clean = RowDropout.clean(state.seed, state.keys[rows])
+        for t in range(steps - 1):
+            step(self.blocks, run.thoughts[rows, t], prompts, pages, clean)
+        return replace(run, state=replace(state, prompts=prompts, pages=pages.among(rows, run.rows)))
+
+    @torch.no_grad()
     def read_reward_prompts(self, reward: LatentRM, prompts: Sequence[Tensor]) -> Prompts:
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
@@ -314,7 +340,7 @@ class ModulesEngine:
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         blocks, size = self.blocks, model.dtype.itemsize
         positions = 2 * model.family.latent_length + 2 + max_tokens
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             positions += prompt_length
         per_position = 2 * blocks.layers * blocks.kv_heads * blocks.head_dim * size
         # Activations of one pass: residual, normed, q, k, v, context and the MLP's inner width.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from latent_ext.engine.base import LatentRun
@@ -27,17 +28,20 @@ def continue_rows(
     assert isinstance(state, _State)
     prompts = [run.request.prompts[row // run.trajectories] for row in rows.tolist()]
     flat = keys.reshape(-1).to(engine.model.device)
-    source = rows.to(flat.device).repeat_interleave(keys.shape[1])
+    rows = rows.to(flat.device)
+    question = torch.arange(len(rows), device=flat.device).repeat_interleave(keys.shape[1])
+    source = rows[question]
     # The last prompt token and all thoughts but the last, which the answer phase reads.
     pages = move_pages(state.pages, source, 1 + steps)
     # The pass over the last thought that is kept is drawn anew.
     pages.lengths = pages.lengths - (steps - kept)
+    read, pages.prompt_index = state.prompts.select(pages.prompt_index[:: keys.shape[1]]), question
     thoughts = run.thoughts[source].clone()
     thought = thoughts[:, kept - 1].contiguous()
     dropout = RowDropout.of(sampler, state.seed, flat)
     for t in range(kept, steps):
-        hidden = step(engine.blocks, thought, state.prompts, pages, dropout)
-        engine.next_thought(hidden, state.prompts, pages, flat, state.seed, sampler, t, thought, thoughts)
+        hidden = step(engine.blocks, thought, read, pages, dropout)
+        engine.next_thought(hidden, read, pages, flat, state.seed, sampler, t, thought, thoughts)
     request = replace(run.request, prompts=prompts, keys=keys)
-    branched = LatentRun(request, thoughts, _State(state.prompts, pages, thought, flat, state.seed))
+    branched = LatentRun(request, thoughts, _State(read, pages, thought, flat, state.seed))
     return engine.scored(branched, reward, reward_cache)

@@ -16,6 +16,7 @@ from latent_ext import ops
 from latent_ext.engine import native_steps
 from latent_ext.engine.base import Answers, LatentRequest, LatentRun
 from latent_ext.engine.beam import beam_widths, checked_beam, row_of_question
+from latent_ext.engine.replay import check_replay
 from latent_ext.engine.visible_pads import read_padded
 from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
@@ -112,7 +113,7 @@ class NativeEngine:
             read = read_padded(self.model, prompts, sampler)
             key, value = (torch.stack(part).float() for part in (read.keys, read.values))
             return _Prompts(key, value, read.lengths, read.last_hidden.float())
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             return None
         keys = torch.zeros(len(prompts), dtype=torch.int64)
         if sampler.acts_in_body:
@@ -247,6 +248,11 @@ class NativeEngine:
         return LatentRun(request, thoughts, state, scores)
 
     @torch.no_grad()
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
+        check_replay(self.model)
+        return native_steps.reread(self, run, rows)
+
+    @torch.no_grad()
     def answer(
         self, run: LatentRun, rows: Tensor, *, max_tokens: int, temperature: float = 0.0, top_p: float = 1.0
     ) -> Answers:
@@ -302,8 +308,9 @@ class NativeEngine:
 
     def bytes_per_row(self, model: LatentModel, sampler: Sampler, prompt_length: int, max_tokens: int) -> int:
         packed = self.packed
+        # Pages of the latent phase and those of the answers as they grow; clean replay holds two latent phases at a time.
         positions = 3 * model.family.latent_length + 2 + min(max_tokens, self.max_answer_tokens)
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             positions += prompt_length
         per_position = 2 * packed.layers * packed.kv_heads * packed.head_dim * 4
         return positions * per_position + model.family.latent_length * packed.token_embedding.shape[1] * 4

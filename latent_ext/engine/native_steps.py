@@ -1,13 +1,13 @@
-"""Beam search of engine="native" thought by thought: several op calls, between which it can look ahead and keep a trace.
+"""engine="native" thought by thought: a beam search that looks ahead or keeps a trace, and thoughts that are given.
 
-`latent_rollout` prunes inside one call and tells of the survivors alone. Here each thought is a call of its own, and the
-LatentRM reads through the same op: a packed body whose "thought" is its final-norm hidden state. What is drawn and read
-is the same bits.
+`latent_rollout` forms its thoughts itself, prunes inside one call and tells of the survivors alone. Here each thought is
+a call of its own, and the LatentRM reads through the same op: a packed body whose "thought" is its final-norm hidden
+state. What is drawn and read is the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -182,6 +182,35 @@ def scores_of(engine: NativeEngine, thoughts: Tensor, reward: LatentRM, reward_c
     for t in range(steps):
         scores[:, t], total = _score(judge, thoughts[:, t].contiguous(), keys, head, total)
     return scores
+
+
+def reread(engine: NativeEngine, run: LatentRun, rows: Tensor) -> LatentRun:
+    """What `NativeEngine.reread` does with a run that it has checked."""
+    from latent_ext.engine.native import _State
+
+    request, state, steps = run.request, run.state, run.thoughts.shape[1]
+    assert isinstance(state, _State)
+    questions, of_row = (rows // run.trajectories).unique(return_inverse=True)
+    asked = [request.prompts[b] for b in questions.tolist()]
+    prompts, prompt_index = state.prompts, questions
+    if request.sampler.own_prompts:
+        whole = engine.read_prompts(asked, Sampler())
+        assert whole is not None
+        prompts, prompt_index = whole, torch.arange(len(asked))
+    # The last prompt token where the prompts were read without it, and all thoughts but the last.
+    reader = _Reader.of(engine.packed, prompts, prompt_index, state.seed, len(rows), max(steps, 1))
+    if prompts.last_hidden is None:
+        # Clean, it is the same for all trajectories of a question: they find it through the ancestry.
+        last = engine.packed.token_embedding[torch.stack([prompt[-1] for prompt in asked])]
+        reader.think(last, questions, Sampler())
+    reader.branch(of_row)
+    for t in range(steps - 1):
+        reader.think(run.thoughts[rows, t], state.keys[rows], Sampler())
+    prompt_index, ancestry = state.prompt_index.clone(), reader.ancestry.new_zeros(run.rows, max(steps, 1))
+    prompt_index[rows], ancestry[rows] = reader.prompt_index, reader.ancestry
+    held = torch.full((run.rows,), reader.held)
+    read = _State(prompts, reader.key, reader.value, ancestry, held, prompt_index, state.keys, state.seed)
+    return replace(run, state=read)
 
 
 def _score(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from latent_ext.engine.base import (
 )
 from latent_ext.engine.beam import Branching, beam_widths, best_of_groups, checked_beam
 from latent_ext.engine.counter_dropout import counter_dropout
+from latent_ext.engine.replay import check_replay
 from latent_ext.engine.row_dropout import RowDropout
 from latent_ext.engine.visible_pads import CACHE_ARGUMENT, read_padded
 from latent_ext.models.family import ThoughtHead, head_outputs
@@ -193,6 +194,27 @@ class ReferenceEngine:
             self.read(self.embed(prompt[:-1].unsqueeze(0)), cache, 0, clean)
             cache.batch_repeat_interleave(rows)
         return cache, self.read(self.embed(prompt[-1:].expand(rows, 1)), cache, length - 1, stochastic)
+
+    @torch.no_grad()
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
+        check_replay(self.model)
+        assert isinstance(run.state, list)
+        states, width = list(run.state), run.trajectories
+        for b in (rows // width).unique().tolist():
+            prompt, state = run.request.prompts[b], states[b]
+            own = rows[rows // width == b]
+            seed = torch.zeros(1, dtype=torch.int64, device=rows.device)
+            cache = DynamicCache()
+            self.read(self.embed(prompt.unsqueeze(0)), cache, 0, RowDropout.clean(seed, state.keys[:1]))
+            cache.batch_repeat_interleave(len(own))
+            before = run.thoughts[own, :-1]
+            if before.shape[1]:
+                self.read(before, cache, len(prompt), RowDropout.clean(seed, state.keys[own % width]))
+            place = torch.zeros(width, dtype=torch.int64, device=rows.device)
+            place[own % width] = torch.arange(len(own), device=rows.device)
+            cache.batch_select_indices(place)
+            states[b] = replace(state, cache=cache)
+        return replace(run, state=states)
 
     def next_thought(
         self, hidden: Tensor, keys: Tensor, position: int, seed: Tensor, sampler: Sampler

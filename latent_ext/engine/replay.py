@@ -5,55 +5,48 @@ Under Monte-Carlo dropout the masks stay in the cache entries of the thoughts, w
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
-import torch
-from transformers import DynamicCache
+from torch import Tensor
 
 from latent_ext.engine.base import Engine, LatentRun
-from latent_ext.engine.reference import ReferenceEngine
-from latent_ext.engine.row_dropout import RowDropout
+from latent_ext.models.family import ThoughtHead
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.semantics import Semantics
 
 REPLAYS = ("none", "clean")
 
 
-def check_replay(engine: Engine, model: LatentModel) -> None:
-    """Refuses what `reread` cannot do.
+@runtime_checkable
+class RereadingEngine(Engine, Protocol):
+    """An engine that reads given thoughts."""
+
+    def reread(self, run: LatentRun, rows: Tensor) -> LatentRun:
+        """The run with caches that hold prompt and thoughts as read without randomness; the thoughts are the same.
+
+        The last thought is left to `answer`, which reads it clean anyway.
+
+        Args:
+            run: of this engine's `sample`; not changed.
+            rows: int64, ascending, those that will be answered; of the others the result's caches say nothing.
+
+        Raises:
+            RuntimeError: as `check_replay`.
+        """
+
+
+def check_replay(model: LatentModel) -> None:
+    """Refuses models whose rows no engine can read again.
 
     Raises:
-        RuntimeError: for an engine that cannot be given thoughts, or a family with rows that stop by themselves, visible
-            pads, dropout in its answers, or thoughts that no head states.
+        RuntimeError: for a family with thoughts that no head forms, rows that stop by themselves, visible pads, or dropout
+            in its answers.
     """
-    if type(engine) is not ReferenceEngine:
-        raise RuntimeError(
-            "replay: 'clean' under dropout or noise on W_V needs an engine that reads given thoughts: reference; got "
-            f"{engine.name}, {type(engine).__name__}"
-        )
+    if not isinstance(model.feedback, ThoughtHead):
+        formed_by = type(model.feedback).__name__
+        raise RuntimeError(f"replay: 'clean' needs thoughts that a head forms; got {formed_by}")
     semantics, plain = model.semantics, Semantics()
     for name in ("stop", "pads", "dropout_in_answer"):
-        if getattr(semantics, name) != getattr(plain, name):
-            raise RuntimeError(f"replay: 'clean' is not known for {name}={getattr(semantics, name)!r}")
-
-
-@torch.no_grad()
-def reread(engine: ReferenceEngine, run: LatentRun) -> LatentRun:
-    """The run with caches that hold prompt and thoughts as read without dropout; the thoughts are the same.
-
-    Args:
-        engine: that sampled `run`, and passed `check_replay`.
-        run: its trajectories; not changed.
-    """
-    states, width, old = [], run.trajectories, run.state
-    assert isinstance(old, list)
-    for b, (prompt, state) in enumerate(zip(run.request.prompts, old, strict=True)):
-        seed = torch.zeros(1, dtype=torch.int64, device=state.keys.device)
-        cache = DynamicCache()
-        engine.read(engine.embed(prompt.unsqueeze(0)), cache, 0, RowDropout.clean(seed, state.keys[:1]))
-        cache.batch_repeat_interleave(width)
-        before = run.thoughts[b * width : (b + 1) * width, :-1]
-        if before.shape[1]:
-            engine.read(before, cache, len(prompt), RowDropout.clean(seed, state.keys))
-        states.append(replace(state, cache=cache))
-    return replace(run, state=states)
+        given, allowed = getattr(semantics, name), getattr(plain, name)
+        if given != allowed:
+            raise RuntimeError(f"replay: 'clean' needs {name}={allowed!r}; got {given!r}")

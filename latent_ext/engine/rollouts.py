@@ -33,13 +33,15 @@ def of_rows(run: LatentRun, rows: Tensor) -> LatentRun:
         prompts=[run.request.prompts[row // run.trajectories] for row in rows.tolist()],
         keys=keys.unsqueeze(1),
     )
+    # A run's prompts are those of its questions, in order.
     own = replace(
         state,
         key=pages.key,
         value=pages.value,
         ancestry=pages.ancestry,
         suffix_len=pages.lengths,
-        prompt_index=state.prompt_index[rows],
+        prompts=state.prompts.select(state.prompt_index[rows]),
+        prompt_index=torch.arange(len(rows)),
         keys=keys,
     )
     return LatentRun(request, run.thoughts[rows], own, None if run.scores is None else run.scores[rows])

@@ -25,7 +25,7 @@ class RuleModulesEngine(ModulesEngine):
     @torch.no_grad()
     def read_prompts(self, prompts: Sequence[Tensor], sampler: Sampler) -> _SharedPrompts:
         # Always without the last token: a row that thinks no thought reads it again, clean, in the answer phase.
-        if sampler.acts_in_body and sampler.scope == "prompt+latent":
+        if sampler.own_prompts:
             return _SharedPrompts(None, None)
         keys = torch.zeros(len(prompts), dtype=torch.int64, device=self.model.device)
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)

@@ -15,6 +15,7 @@ import yaml
 from latent_ext.recipes import check_keys, read_mapping, shown
 from latent_ext.search import SELECTORS, solve
 
+_AT = (1, 4, 16, 64)
 MAX_ITEMS = 1000  # datasets, arms, seeds or entries of `at`
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 # Arguments of `solve` that the evaluation itself gives.
@@ -92,7 +93,8 @@ class EvaluationRecipe:
             shipped, for the shipped model.
         datasets, arms: at least one each, with different names.
         seeds: run seeds; every arm draws one pool per seed and question.
-        at: numbers of trajectories at which the rules are compared; those above an arm's n are left out for it.
+        at: numbers of trajectories at which the rules are compared; those above an arm's n are left out for it. Some arm
+            must reach each that is given.
         checker: of `latent_ext.evaluation.checkers`.
         engine, weights, max_answer_tokens: see `latent_ext.solve`.
         family, latent_length, switches, base, device: see `latent_ext.load`.
@@ -104,7 +106,7 @@ class EvaluationRecipe:
     model: str = "shipped"
     reward: str | None = None
     seeds: tuple[int, ...] = (0,)
-    at: tuple[int, ...] = (1, 4, 16, 64)
+    at: tuple[int, ...] = _AT
     checker: str = "number"
     engine: str = "auto"
     weights: str | None = None
@@ -136,8 +138,11 @@ class EvaluationRecipe:
             {"name": arm.name, **arm.settings, **({} if arm.reward is None else {"reward": arm.reward})}
             for arm in self.arms
         ]
+        # Of the default no arm need reach the largest, of what is given one must.
+        if listed.pop("at") != _AT:
+            listed["at"] = list(self.at)
         # No reward is said, since leaving it out means the shipped one.
-        return listed | {"reward": self.reward, "seeds": list(self.seeds), "at": list(self.at)}
+        return listed | {"reward": self.reward, "seeds": list(self.seeds)}
 
     def to_yaml(self) -> str:
         """Canonical YAML: one text per recipe, whatever its file looked like."""
@@ -185,6 +190,7 @@ def as_recipe(found: dict[str, Any], *, limit: int | None = None) -> EvaluationR
         given["seeds"] = _whole_numbers(given, "seeds", -(1 << 63), (1 << 64) - 1)
     if "at" in given:
         given["at"] = tuple(sorted(_whole_numbers(given, "at", 1, 1 << 20)))
+        _check_reached(given["at"], given["arms"])
     for key in (
         "model",
         "reward",
@@ -207,6 +213,16 @@ def as_recipe(found: dict[str, Any], *, limit: int | None = None) -> EvaluationR
     if "reward" not in found and given.get("model", "shipped") == "shipped":
         given["reward"] = "shipped"
     return EvaluationRecipe(**given)
+
+
+def _check_reached(at: Sequence[int], arms: Sequence[Arm]) -> None:
+    """Refuses numbers of trajectories of which no arm draws as many: nothing could be said at them."""
+    largest = max((arm.n for arm in arms if arm.is_pool), default=0)
+    beyond = [number for number in at if number > largest]
+    if beyond and largest:
+        raise ValueError(f"at: got {beyond[0]}; the largest n of an arm is {largest}")
+    if beyond:
+        raise ValueError(f"at: got {beyond[0]}; all arms search, and none draws trajectories to choose among")
 
 
 def _dataset(item: object, where: str, limit: int | None) -> DatasetSpec:

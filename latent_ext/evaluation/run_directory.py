@@ -138,7 +138,9 @@ def read_settings(directory: str | Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise LedgerError(f"run: {path} cannot be read: {reason}") from None
+        raise LedgerError(
+            f"run: {path} cannot be read: {reason}; the directory of a run of latent-ext evaluate is needed"
+        ) from None
     if not isinstance(settings, dict) or not isinstance(settings.get("hash"), str):
         raise LedgerError(f"run: {path} holds no settings with a hash")
     if settings["hash"] != settings_hash(settings):

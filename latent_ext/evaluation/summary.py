@@ -3,8 +3,9 @@
     {"settings_hash", "tables": [{"name", "title", "note", "columns": [{"name", "kind"}], "rows"}],
      "curves": [{"dataset", "arm", "method", "n", "mean", "low", "high"}], "versions"}
 
-A cell of kind "share" is {"mean", "low", "high", "seeds", "problems"}, one of kind "difference" has "detectable" and
-"reading" ("gain", "loss" or "no difference shown") besides; any cell may be null.
+A cell of kind "share" is {"mean", "low", "high", "seeds", "problems"}, and so is one of kind "auc"; one of kind "difference"
+has "detectable" and "reading" ("gain", "loss" or "no difference shown") besides. All are in [0, 1] or differences of such;
+pages show shares in percent, and an AUC as it is. Any cell may be null.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _ACCURACY_COLUMNS = (
 )  # fmt: skip
 _COST = ("prompt_tokens", "thoughts", "answer_tokens", "reward_positions", "flops")
 _COST_COLUMNS = (("arm", "text"), *((name.replace("_", " "), "count") for name in _COST))
-_REWARD_COLUMNS = (("arm", "text"), ("AUC within a question", "share"), ("mixed questions", "count"))
+_REWARD_COLUMNS = (("arm", "text"), ("AUC within a question", "auc"), ("mixed questions", "count"))
 
 
 @dataclass
@@ -195,7 +196,7 @@ def _reward_table(dataset: str, pools: dict[str, Pool]) -> dict[str, Any]:
     return {
         "name": f"reward-{dataset}",
         "title": f"{dataset}: the reward within a question",
-        "note": "A coin has 50. Questions whose trajectories are all right or all wrong have no say.",
+        "note": "A coin has 0.5. Questions whose trajectories are all right or all wrong have no say.",
         "columns": [{"name": name, "kind": kind} for name, kind in _REWARD_COLUMNS],
         "rows": rows,
     }

@@ -21,7 +21,11 @@ class CheckpointError(ValueError):
 
 
 def resolve(
-    path_or_hub_id: str | Path, *, revision: str | None = None, files: tuple[str, ...] = _FILES
+    path_or_hub_id: str | Path,
+    *,
+    revision: str | None = None,
+    files: tuple[str, ...] = _FILES,
+    argument: str = "model",
 ) -> Path:
     """The local directory of a checkpoint; a Hub id is downloaded once and then read offline from the cache.
 
@@ -29,6 +33,7 @@ def resolve(
         path_or_hub_id: a directory or ``owner/name``.
         revision: of the Hub repository.
         files: patterns of the files to download.
+        argument: whose value it is; errors name it.
 
     Raises:
         CheckpointError: if there is neither such a directory nor such a repository, or the Hub cannot be
@@ -39,7 +44,9 @@ def resolve(
         return local
     name = str(path_or_hub_id)
     if not _HUB_ID.fullmatch(name):
-        raise CheckpointError(f"model: {name!r} is neither a directory nor a Hub id of the form owner/name")
+        raise CheckpointError(
+            f"{argument}: {name!r} is neither a directory nor a Hub id of the form owner/name"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -48,52 +55,54 @@ def resolve(
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"model: {name!r} is not in the local cache and could not be downloaded: {reason}"
+            f"{argument}: {name!r} is not in the local cache and could not be downloaded: {reason}"
         ) from None
 
 
-def read_config(directory: Path) -> dict:
-    """The parsed ``config.json`` of a checkpoint directory."""
+def read_config(directory: Path, argument: str = "model") -> dict:
+    """The parsed ``config.json`` of a checkpoint directory; errors name `argument`, whose value the directory is."""
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"model: {directory} has no config.json")
+        raise CheckpointError(f"{argument}: {directory} has no config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"model: {path} is not JSON: {error}") from None
+        raise CheckpointError(f"{argument}: {path} is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"model: {path} holds {type(config).__name__}; an object is needed")
+        raise CheckpointError(f"{argument}: {path} holds {type(config).__name__}; an object is needed")
     return config
 
 
-def read_tensors(directory: Path, file: str = "model.safetensors") -> dict[str, Tensor]:
-    """All tensors of a safetensors checkpoint: `file`, or the shards that its index names."""
+def read_tensors(
+    directory: Path, file: str = "model.safetensors", argument: str = "model"
+) -> dict[str, Tensor]:
+    """All tensors of a safetensors checkpoint: `file`, or the shards that its index names; errors name `argument`."""
     index = directory / f"{file}.index.json"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"model: {index} is not a safetensors index: {error}") from None
+            raise CheckpointError(f"{argument}: {index} is not a safetensors index: {error}") from None
         if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise CheckpointError(f"model: {index} names a shard outside its own directory")
+            raise CheckpointError(f"{argument}: {index} names a shard outside its own directory")
     else:
         names = [file]
     tensors: dict[str, Tensor] = {}
     for name in names:
-        tensors.update(_read_file(directory / name))
+        tensors.update(_read_file(directory / name, argument))
     return tensors
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, argument: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise CheckpointError(f"model: {path.parent} has no {path.name}")
+        raise CheckpointError(f"{argument}: {path.parent} has no {path.name}")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"model: {path} is truncated or not a safetensors file: {error}") from None
+        raise CheckpointError(f"{argument}: {path} is truncated or not a safetensors file: {error}") from None
 
 
 def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:

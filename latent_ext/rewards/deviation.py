@@ -49,6 +49,20 @@ class Deviation:
         ]
 
 
+def check_deviation(model: LatentModel) -> ThoughtHead:
+    """The head by which a model states its next thought.
+
+    Raises:
+        ValueError: for a model whose next thought is a rule of its own or a depth step.
+    """
+    if not isinstance(model.feedback, ThoughtHead):
+        raise ValueError(
+            f"reward: 'deviation' needs thoughts that are fed back at positions of their own through a stated head; "
+            f"those of {model.name} are not"
+        )
+    return model.feedback
+
+
 @torch.no_grad()
 def predictions(model: LatentModel, prompt: Tensor, thoughts: Sequence[Tensor]) -> list[Tensor]:
     """What every thought would have been without noise, given those before it.
@@ -62,14 +76,9 @@ def predictions(model: LatentModel, prompt: Tensor, thoughts: Sequence[Tensor]) 
         Per trajectory fp32 [steps, hidden] on the CPU.
 
     Raises:
-        ValueError: for a model whose next thought is a rule of its own or a depth step.
+        ValueError: as `check_deviation`.
     """
-    head = model.feedback
-    if not isinstance(head, ThoughtHead):
-        raise ValueError(
-            f"reward: 'deviation' needs thoughts that are fed back at positions of their own through a stated head; "
-            f"those of {model.name} are not"
-        )
+    head = check_deviation(model)
     embedded = model.body.get_input_embeddings()(prompt)
     predicted: list[Tensor] = []
     for start in range(0, len(thoughts), _ROWS):

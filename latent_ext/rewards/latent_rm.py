@@ -184,9 +184,10 @@ def load_reward(
     if positions not in get_args(Positions):
         raise ValueError(f"positions: got {positions!r}; allowed are {', '.join(get_args(Positions))}")
     source = str(path_or_hub_id)
-    directory = SHIPPED_LATENT_RM if source == "shipped" else resolve(path_or_hub_id, revision=revision)
-    config = read_config(directory)
-    tensors = read_tensors(directory)
+    shipped = source == "shipped"
+    directory = SHIPPED_LATENT_RM if shipped else resolve(source, revision=revision, argument="reward")
+    config = read_config(directory, "reward")
+    tensors = read_tensors(directory, argument="reward")
     hf_config = body_config(config, tensors, source)
     llama = isinstance(hf_config, LlamaConfig)
     if not llama and not isinstance(hf_config, GPT2Config):

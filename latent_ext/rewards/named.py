@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from latent_ext.assets import SHIPPED_ANSWER_READING
+from latent_ext.hints import did_you_mean
 from latent_ext.rewards.answer_logprob import AnswerLogprob
 from latent_ext.rewards.answer_reading import AnswerReading
 from latent_ext.rewards.deviation import Deviation
@@ -34,19 +35,24 @@ def as_reward(
 
     Raises:
         TypeError: for what is neither a text nor a reward.
-        ValueError: as `AnswerReading.load` and `load_reward` raise.
+        ValueError: for a name or a place where there is no reward, and as `AnswerReading.load` and `load_reward` raise.
     """
     if isinstance(reward, (str, Path)):
         text = str(reward)
         if text in NAMED:
             return NAMED[text]()
         if text.endswith(".json"):
+            if not Path(text).exists():
+                raise ValueError(f"reward: got {text!r}; there is no such file")
             return AnswerReading.load(text)
         if text != "shipped" and "/" not in text and not Path(text).exists():
             raise ValueError(
-                f"reward: got {text!r}; allowed are shipped, {', '.join(NAMED)}, a .json file of AnswerReading, and a "
-                "LatentRM's directory or Hub id (owner/name)"
+                f"reward: got {text!r}{did_you_mean(text, ('shipped', *NAMED))}; allowed are shipped, "
+                f"{', '.join(NAMED)}, a .json file of AnswerReading, and a LatentRM's directory or Hub id (owner/name)"
             )
+        best = Path(text) / "best"
+        if best.is_dir() and not (Path(text) / "config.json").exists():
+            raise ValueError(f"reward: got {text!r}, what train-rm wrote; its best LatentRM is {best}")
         return load_reward(text, device=device, positions=positions)
     if not isinstance(reward, Reward):
         raise TypeError(

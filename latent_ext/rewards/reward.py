@@ -71,6 +71,11 @@ class Reward(Protocol):
         """One entry per trajectory: step scores, one score, or None for what is never to be selected."""
 
 
+def kind_of(reward: Reward) -> str:
+    """A reward's name without the weights that may follow it in brackets: how errors speak of it."""
+    return reward.name.partition("(")[0]
+
+
 def unlike(trained_on: Mapping[str, Any], sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
     """How trajectories differ from those a reward was trained on, one text per difference.
 

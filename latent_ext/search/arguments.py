@@ -9,7 +9,7 @@ from latent_ext.engine.beam import check_subtrees
 from latent_ext.models.depth import DepthSteps
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
-from latent_ext.rewards.reward import Reward
+from latent_ext.rewards.reward import Reward, kind_of
 from latent_ext.search.adaptive import CONFIDENCE
 
 # What the published script searches with (LatentTTS).
@@ -29,7 +29,7 @@ def asked_beam(
         least = 0 if name == "lookahead" else 1
         if value is not None and select != "beam":
             raise ValueError(f"{name}: got {value!r} with select={select!r}; it belongs to select='beam'")
-        if value is not None and (not isinstance(value, int) or value < least):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ValueError(f"{name}: got {value!r}; a whole number >= {least} is needed")
     if select != "beam":
         return None
@@ -79,7 +79,7 @@ def check_adaptive(model: LatentModel, later: Reward | None) -> None:
     """
     if later is not None:
         raise ValueError(
-            f"reward: {later.name} scores a question's trajectories together, not round by round as 'adaptive' needs; "
+            f"reward: {kind_of(later)} scores a question's trajectories together, not round by round as 'adaptive' needs; "
             "a LatentRM with positions='real' does"
         )
     if model.semantics.pads == "visible":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from latent_ext.models.latent_model import LatentModel
-from latent_ext.rewards.reward import Reward, Scored, Seen
+from latent_ext.rewards.reward import Reward, Scored, Seen, kind_of
 from latent_ext.search.result import Trajectory
 
 
@@ -53,7 +53,7 @@ def set_later_scores(
         scores = reward.score(model, seen) if usable else []
         if len(scores) != len(usable):
             raise ValueError(
-                f"reward: {reward.name} gave {len(scores)} scores for {len(usable)} trajectories of question {question}"
+                f"reward: {kind_of(reward)} gave {len(scores)} scores for {len(usable)} trajectories of question {question}"
             )
         for trajectory, scored in zip(usable, scores, strict=True):
             _set(trajectory, scored)

@@ -16,8 +16,7 @@ from latent_ext.engine.beam import check_beam
 from latent_ext.engine.continuation import check_continuable
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
-from latent_ext.engine.reference import ReferenceEngine
-from latent_ext.engine.replay import reread
+from latent_ext.engine.replay import RereadingEngine
 from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.mixture import Mixture, members
 from latent_ext.models.latent_model import LatentModel
@@ -50,7 +49,8 @@ class Run:
         decode_all: decode every answer, not only that of each question's best-scored trajectory.
         beam: prunes and branches between thoughts by the scores of `reward`.
         temperature, top_p: of the answer tokens; temperature 0 is argmax.
-        replay: thoughts are read again without dropout before answers are decoded.
+        replay: thoughts drawn under dropout or noise on W_V are read again without it before their answers are decoded; the
+            model passed `check_replay`.
         adaptive: ends a question before n trajectories; needs `decode_all`.
         searches: with `beam`, filled with what the search of each question (its number) looked at; None not to keep it.
     """
@@ -177,9 +177,6 @@ class Run:
                 drawing.continued(branches, found, part.first, part.last),
             ):
                 run = drawn.run
-                if self.replay:
-                    assert isinstance(self.engine, ReferenceEngine)
-                    run = reread(self.engine, run)
                 described = self._describe(run, drawn)
                 if self.searches is not None and run.search is not None:
                     for place, b in enumerate(drawn.places):
@@ -229,9 +226,13 @@ class Run:
     ) -> None:
         """Writes answers into the trajectories of a part, as far as they are needed."""
         rows = self._rows_to_decode(part, winners)
+        places = rows.to(run.thoughts.device)
+        if self.replay and run.request.sampler.acts_in_body and len(rows):
+            assert isinstance(self.engine, RereadingEngine)
+            run = self.engine.reread(run, places)
         answers = self.engine.answer(
             run,
-            rows.to(run.thoughts.device),
+            places,
             max_tokens=limit,
             temperature=self.temperature,
             top_p=self.top_p,

@@ -15,10 +15,11 @@ from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.keys import question_key
+from latent_ext.rewards.deviation import Deviation, check_deviation
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.rewards.named import as_reward
 from latent_ext.rewards.reliability import is_reliable
-from latent_ext.rewards.reward import Reward
+from latent_ext.rewards.reward import Reward, kind_of
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
 from latent_ext.search.adaptive import Adaptive
 from latent_ext.search.arguments import (
@@ -107,10 +108,10 @@ def solve(
             trajectories, and `Trajectory.parent` and `inherited` tell of them. Needs a LatentRM with positions="real", one
             sampler, and a model whose rows all have T >= 2 thoughts; not the native engine on CUDA. False by default.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
-        replay: "clean": thoughts sampled under dropout are read again without it before answers are decoded, so that
-            nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). Engine "reference",
-            which "auto" then takes; without dropout and noise on W_V it changes nothing, on any engine. "none": they are
-            not.
+        replay: "clean": thoughts sampled under dropout are read again without it before their answers are decoded, so
+            that nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a
+            fixed number of thoughts that a head forms; not by the native engine on CUDA. Without dropout and noise on
+            W_V it changes nothing, for any model. "none": they are not.
         temperature: of the answer tokens; 0 is argmax.
         top_p: share of the probability, in (0, 1], that the most likely tokens must have together of which one is
             drawn; below 1 (default: all tokens) with a temperature above 0. See `latent_ext.ops.next_token`.
@@ -136,7 +137,8 @@ def solve(
     Raises:
         ValueError: naming the argument, what was given and what is allowed, before anything is computed.
         TypeError: if `reward` is none.
-        RuntimeError: if the engine or rung that is asked for cannot run the model on its device.
+        RuntimeError: if the engine or rung that is asked for cannot run the model on its device, or its thoughts cannot
+            be read again for ``replay="clean"``.
 
     Example:
         >>> import latent_ext
@@ -187,9 +189,11 @@ def solve(
     if latent_rm is not None:
         check_reward(model, latent_rm)
     check_extend(select, extend, scorer)
+    if isinstance(later, Deviation):
+        check_deviation(model)
     if later is not None and beam is not None:
         raise ValueError(
-            f"reward: {later.name} cannot guide select='beam', which scores thought by thought; "
+            f"reward: {kind_of(later)} cannot guide select='beam', which scores thought by thought; "
             "a LatentRM with positions='real' can"
         )
     for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
@@ -197,8 +201,8 @@ def solve(
 
     prompts = [encode(model, text, b) for b, text in enumerate(texts)]
     rereading = replay == "clean" and any(one.acts_in_body for one in members(chosen_sampler))
-    if rereading and engine == "auto":
-        engine = "reference"
+    if rereading:
+        check_replay(model)
     runner, choice = choose_engine(
         model,
         engine,
@@ -210,9 +214,8 @@ def solve(
         top_p=top_p,
         by_steps=beam is not None and (beam.lookahead > 0 or return_search),
         continues=extend,
+        replay=rereading,
     )
-    if rereading:
-        check_replay(runner, model)
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
     settings: dict[str, Any] = {
         "model": model.name,

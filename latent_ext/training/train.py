@@ -13,6 +13,7 @@ import transformers
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from latent_ext.hints import did_you_mean
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.load import load
 from latent_ext.rewards.latent_rm import LatentRM, save_reward
@@ -61,9 +62,15 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
     defined = {"loss", *measure(validation, torch.zeros(len(validation), validation[0].counts.shape[0]))}
     if recipe.loss != "contrastive":
         defined.add("calibration_error")
-    if recipe.metric not in defined:
+    if recipe.metric == "auc" and "auc" not in defined:
         raise ValueError(
-            f"metric: got {recipe.metric!r}; of these {len(validation)} validation questions there are "
+            f"validation: none of the {len(validation)} questions of {recipe.validation} has right and wrong trajectories, "
+            "without which there is no auc; label more questions, or take another metric"
+        )
+    if recipe.metric not in defined:
+        hint = did_you_mean(recipe.metric, defined)
+        raise ValueError(
+            f"metric: got {recipe.metric!r}{hint}; of these {len(validation)} validation questions there are "
             f"{', '.join(sorted(defined))}"
         )
 
@@ -88,6 +95,8 @@ def train_rm(recipe: Recipe, *, resume: bool = False) -> dict[str, float]:
     output = Path(recipe.output)
     last = get_last_checkpoint(output) if resume and output.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
+    # It looks for figures named eval_*, and would warn of the last ones.
+    trainer.remove_callback(EarlyStoppingCallback)
     module.eval()
     figures = trainer.evaluate(metric_key_prefix="best")
     figures.pop("epoch", None)

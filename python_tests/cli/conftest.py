@@ -12,9 +12,9 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 from latent_ext.assets import SHIPPED_GENERATOR
-from latent_ext.cli.app import main
 from latent_ext.rewards import LatentRM, save_reward
 from latent_ext.rewards.latent_rm import LatentRMModule
+from latent_ext_cli.app import main
 
 
 @dataclass

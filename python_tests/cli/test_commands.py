@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
+import latent_ext
 from latent_ext.cli.progress import reporting
 from latent_ext.cli.strict_json import strict_json
 from latent_ext.rewards import LatentRM
+from latent_ext_cli.commands import COMMANDS, load_command
 
 QUESTION = "Omar has 23 stones. He loses 6. How many stones does Omar have now?"
 OTHER = "Anna starts with 12 tickets. She loses 1. How many tickets does Anna have now?"
@@ -40,6 +43,37 @@ def test_help_shows_each_example_on_a_line_of_its_own(call: Callable, command: s
     shown = examples[: next((i for i, line in enumerate(examples) if line.startswith("│")), None)]
     assert len(shown) >= 2
     assert all(line.startswith("latent-ext ") for line in shown)
+
+
+def test_help_and_version_wait_for_neither_torch_nor_transformers() -> None:
+    script = (
+        "import sys; from latent_ext_cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n"
+        "    sys.exit(ended.code or {'torch', 'transformers', 'latent_ext'} & set(sys.modules) or 0)"
+    )
+    for option, said in (
+        ("--help", "Answers questions"),
+        ("--version", f"latent-ext {latent_ext.__version__}"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, option], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_of_each_what_it_says_of_itself(name: str) -> None:
+    word = name.replace("-", "_")
+    assert getattr(import_module(f"latent_ext.cli.{word}"), word).__doc__ == COMMANDS[name]
+
+
+def test_what_is_renamed_for_an_error_is_renamed_to_an_option_or_argument(call: Callable) -> None:
+    for name in COMMANDS:
+        command = load_command(name)
+        typed = {option for parameter in command.params for option in (*parameter.opts, parameter.metavar)}
+        renamed = getattr(import_module(f"latent_ext.cli.{name.replace('-', '_')}"), "RENAMED", {})
+        assert set(renamed.values()) <= typed
 
 
 def test_info_is_one_strict_object_that_names_the_chosen_engine(call: Callable) -> None:
@@ -105,6 +139,12 @@ def test_a_search_is_asked_for_by_the_words_of_solve(call: Callable, latent_rm_d
     called = call("solve", QUESTION, "--reward", str(latent_rm_directory), *how, "--json")
     settings = strict(called.out)["settings"]
     assert [settings[name] for name in ("n", "candidates", "subtrees", "lookahead")] == [2, 2, 2, 1]
+
+
+def test_a_search_says_how_wide_it_was(call: Callable, latent_rm_directory: Path) -> None:
+    how = ("--select", "beam", "--beams", "2", "--candidates", "3")
+    called = call("solve", QUESTION, "--reward", str(latent_rm_directory), *how)
+    assert "beam of 2 beams x 3 candidates" in called.out
 
 
 def test_a_reward_makes_best_of_n_the_default_and_the_score_is_reported(
@@ -175,7 +215,7 @@ def test_an_interrupt_exits_with_130(call: Callable, monkeypatch: pytest.MonkeyP
 
 
 def test_a_closed_pipe_ends_the_run_without_a_traceback() -> None:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "info", "--json"]
+    command = [sys.executable, "-m", "latent_ext_cli", "info", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -186,7 +226,7 @@ def test_a_closed_pipe_ends_the_run_without_a_traceback() -> None:
 
 
 def test_the_installed_module_answers_a_malformed_call_with_one_line() -> None:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "solve", "--qqq"]
+    command = [sys.executable, "-m", "latent_ext_cli", "solve", "--qqq"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -24,19 +24,21 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         (("solve", QUESTION, "--file", "problems.jsonl"), "not both"),
         (("solve", QUESTION, "--n", "many"), "--n"),
         (("solve", QUESTION, "--seed", "1.5"), "--seed"),
-        ((*SOLVE, "--n", "0"), "n: got 0"),
-        ((*SOLVE, "--n", "-3"), "n: got -3"),
-        ((*SOLVE, "--sampler", "dropout"), "sampler: got 'dropout'"),
+        ((*SOLVE, "--n", "0"), "--n: got 0"),
+        ((*SOLVE, "--n", "-3"), "--n: got -3"),
+        ((*SOLVE, "--sampler", "dropout"), "--sampler: got 'dropout'"),
+        ((*SOLVE, "--beams", "4"), "--beams: got 4 with --select majority; it belongs to --select beam"),
+        (
+            (*SOLVE, "--select", "beam"),
+            "--n: got 2 with --select beam; give --beams and --candidates instead",
+        ),
         ((*SOLVE, "--sampler", "dropout:1.5"), "p: got 1.5"),
         ((*SOLVE, "--sampler", "noise:nan"), "sigma: got nan"),
         ((*SOLVE, "--scope", "prompt"), "scope: got 'prompt'"),
         ((*SOLVE, "--select", "first"), "select: got 'first'"),
-        ((*SOLVE, "--select", "best_of_n"), "needs a reward"),
-        ((*SOLVE, "--extend"), "extend: got True with select='majority'"),
-        (
-            (*SOLVE, "--extend", "--select", "adaptive"),
-            "it needs a LatentRM with positions='real' as reward=",
-        ),
+        ((*SOLVE, "--select", "best_of_n"), "needs a reward; give --reward, or --select majority"),
+        ((*SOLVE, "--extend"), "--extend: got True with --select majority"),
+        ((*SOLVE, "--extend", "--select", "adaptive"), "it needs a LatentRM with --reward-positions real"),
         ((*SOLVE, "--engine", "warp"), "engine: got 'warp'"),
         ((*SOLVE, "--rung", "warp"), "rung: got 'warp'"),
         ((*SOLVE, "--rung", "graph"), "the model is on cpu"),
@@ -44,20 +46,24 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         ((*SOLVE, "--device", "cuda:99"), "device: got 'cuda:99'"),
         ((*SOLVE, "--temperature", "-1"), "temperature: got -1.0"),
         ((*SOLVE, "--temperature", "nan"), "temperature: got nan"),
-        ((*SOLVE, "--top-p", "0"), "top_p: got 0.0"),
-        ((*SOLVE, "--top-p", "0.9"), "with temperature=0, which draws nothing"),
+        ((*SOLVE, "--top-p", "0"), "--top-p: got 0.0"),
+        ((*SOLVE, "--top-p", "0.9"), "with --temperature 0, which draws nothing; give --temperature"),
         ((*SOLVE, "--sampler", "mix(none)"), "sampler: got 'mix(none)'"),
         ((*SOLVE, "--seed", str(1 << 64)), "seed: got"),
-        ((*SOLVE, "--max-answer-tokens", "0"), "max_answer_tokens: got 0"),
-        ((*SOLVE, "--model", "no/such/directory"), "model: 'no/such/directory'"),
-        ((*SOLVE, "--reward", "no/such/directory"), "no/such/directory"),
+        ((*SOLVE, "--max-answer-tokens", "0"), "--max-answer-tokens: got 0"),
+        ((*SOLVE, "--model", "no/such/directory"), "--model: 'no/such/directory'"),
+        ((*SOLVE, "--reward", "no/such/directory"), "--reward: 'no/such/directory'"),
+        ((*SOLVE, "--reward", "none.json"), "--reward: got 'none.json'; there is no such file"),
+        ((*SOLVE, "--reward", "shipped", "--reward-positions", "padded"), "--reward-positions: got 'padded'"),
+        ((*SOLVE, "--switch", "pads"), "--switch: got 'pads'"),
         (("solve", "  ", "--reward", "none"), "not blank"),
         (("solve", "\udcff", "--reward", "none"), "question"),
         (("solve", "Omar has 23 stones. " * 300, "--reward", "none"), "tokens; this model takes at most"),
         (("solve", "--file", "no_such_file.jsonl"), "no_such_file.jsonl cannot be read"),
         (("annotate", "labels"), "file: give either --file or --generate"),
         (("annotate", "labels", "--file", "no_such_file.jsonl"), "no_such_file.jsonl cannot be read"),
-        (("annotate", "labels", "--generate", "2", "--rollouts", "0"), "rollouts: got 0"),
+        (("annotate", "labels", "--generate", "2", "--rollouts", "0"), "--rollouts: got 0"),
+        (("annotate", "labels", "--generate", "2", "--n", "0"), "--n: got 0"),
         (("annotate", "labels", "--generate", "2", "--sampler", "none"), "sampler: got 'none'"),
         (("annotate", "labels", "--generate", "2", "--steps", "3", "9"), "steps must be"),
         (("annotate", "no_labels_here", "--merge"), "run.json cannot be read"),
@@ -68,6 +74,12 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         (("evaluate", "recipe.yaml", "--out", "run", "--shard", "4/3"), "shard: got '4/3'"),
         (("evaluate", "recipe.yaml", "--out", "run", "--executor", "slurm"), "executor: got 'slurm'"),
         (("evaluate", "recipe.yaml", "--out", "run", "--threads", "0"), "threads: got 0"),
+        (("evaluate", "recipe.yaml", "--out", "run", "--ray-address", "auto"), "--ray-address: got 'auto'"),
+        (
+            ("analyse", "runs/none"),
+            "RECIPE|RUN: runs/none does not exist; a recipe (YAML) or the directory of a run",
+        ),
+        (("report", "runs/none"), "the directory of a run of latent-ext evaluate is needed"),
         (("merge", "no_such_run", "--out", "run"), "settings.json cannot be read"),
         (("info", "more"), "more"),
     ],
@@ -76,6 +88,35 @@ def test_a_malformed_call_names_what_is_wrong(
     refused: Callable[..., str], arguments: tuple[str, ...], named: str
 ) -> None:
     assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (
+            ("--only", "distance"),
+            "--only: got 'distance' (did you mean 'distances'?); allowed are distances, rank",
+        ),
+        (("--top", "0"), "--top: got 0"),
+        (
+            ("--map-method", "pac"),
+            "--map-method: got 'pac' (did you mean 'pca'?); allowed are pca, tsne, umap",
+        ),
+        (
+            ("--set", "arms.nose.n=3"),
+            "--set: got 'arms.nose.n=3'; the list has no item 'nose' (did you mean 'noise'?)",
+        ),
+    ],
+)
+def test_a_malformed_analysis_computes_nothing(
+    refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "datasets: [{name: five, shipped: test_5}]\narms: [{name: noise, sampler: 'noise:0.6', n: 4}]\n"
+    )
+    assert named in refused("analyse", str(recipe), "--out", str(tmp_path / "out"), *arguments)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +173,13 @@ def test_standard_input_that_is_no_text_is_refused(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
     assert "cannot be read" in refused("solve", "-")
+
+
+def test_a_command_that_cannot_be_imported_says_what_is_missing(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "latent_ext.cli.merge", None)
+    assert "latent_ext.cli.merge" in refused("merge", "run", "--out", "out")
 
 
 def test_no_command_shows_the_help_and_fails(call: Callable) -> None:

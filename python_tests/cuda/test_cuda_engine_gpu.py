@@ -385,7 +385,7 @@ def test_the_command_line_runs_on_the_device(
     pytest.importorskip(
         "rich"
     )  # a machine that builds for itself may lack what the command line is drawn with
-    from latent_ext.cli.app import main
+    from latent_ext_cli.app import main
 
     question = "Omar has 23 stones. He loses 6. How many stones does Omar have now?"
     arguments = ["latent-ext", "solve", question, "--n", "4", "--device", "cuda", "--rung", "graph", "--json"]

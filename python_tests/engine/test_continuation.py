@@ -22,6 +22,7 @@ from latent_ext.engine import choose, native_steps
 from latent_ext.engine.base import Engine, LatentRun
 from latent_ext.engine.continuation import check_continuable, continue_rows
 from latent_ext.engine.prompt_caches import select_prompts
+from latent_ext.engine.replay import RereadingEngine
 from latent_ext.ops.keys import rollout_key
 from latent_ext.ops.philox import normals
 from latent_ext.ops.sites import NOISE
@@ -104,6 +105,23 @@ def test_fast_engines_continue_as_the_reference_does(
         assert_close(got.scores, wanted.scores, "step_score")
         assert torch.equal(got.keys, wanted.keys)
         assert_same_answers(model, wanted, answers, expected)
+
+
+@pytest.mark.parametrize("scope", ["latent", "prompt+latent"])
+@pytest.mark.parametrize("text", ["svp:0.6", "dropout:0.3"])
+@pytest.mark.parametrize("name", ["native", "modules"])
+def test_continuations_are_read_again_as_the_reference_reads_them(
+    generator: torch.Generator, name: str, text: str, scope: str
+) -> None:
+    model, reward = random_model(generator), random_reward(generator)
+    sampler, found = Sampler.parse(text, scope=scope), []  # type: ignore[arg-type]
+    for engine in (make_engine(name, model), make_engine("reference", model)):
+        run = sample(engine, [model.encode(question) for question in QUESTIONS], sampler, N, reward=reward)
+        more = continued(engine, run, 2, fresh_keys(run, 2, 2), reward)
+        assert isinstance(engine, RereadingEngine)
+        found.append((more, answer_all(engine, engine.reread(more, torch.arange(4)))))
+    (_, got), (more, wanted) = found
+    assert_same_answers(model, more, got, wanted)
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 import latent_ext
 from latent_ext.engine.base import Beam
 from latent_ext.engine.flops import PHASES, Cost, cost_of, costs_of, expand
-from latent_ext.engine.operations import BodyOperations
+from latent_ext.engine.operations import BodyOperations, Operations
+from latent_ext.mixture import as_sampler_or_mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.latent_rm import LatentRM
 
@@ -238,18 +239,62 @@ def test_a_mixture_costs_no_more_than_its_budget(generator: torch.Generator, tex
     assert result.cost.flops <= result.settings["budget"]["flops"]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "decode"),
+    [("dropout:0.2", "needed"), ("dropout:0.2", "all"), ("mix(none|dropout:0.2|noise:0.4)", "all")],
+)
 @pytest.mark.parametrize("body", BODIES)
-def test_clean_replay_is_counted_as_pytorch_counts_it(generator: torch.Generator, body: str) -> None:
+def test_clean_replay_is_counted_as_pytorch_counts_it(
+    generator: torch.Generator, body: str, sampler: str, decode: str
+) -> None:
     model, reward = counted_models(body, generator)
     with FlopCounterMode(display=False) as counter:
         results = latent_ext.solve(
-            model, ASKED, n=3, sampler="dropout:0.2", reward=reward, replay="clean", decode="all",
-            max_answer_tokens=4,
+            model, ASKED, n=3, sampler=sampler, reward=reward, replay="clean", engine="reference",
+            decode=decode, max_answer_tokens=4,
         )  # fmt: skip
     lengths, steps = [len(model.encode(question)) for question in ASKED], model.family.latent_length
-    unseen = masked(model, reward, lengths, 0, [(3, steps)])
-    scored_by = BodyOperations.of(model.body)
-    # The second reading: the prompt in one pass, then all thoughts but the last of each row in another.
-    unseen += sum(hidden_by_the_mask(scored_by, length) for length in lengths)
-    unseen += len(ASKED) * 3 * hidden_by_the_mask(scored_by, steps - 1)
+    drawn_by = as_sampler_or_mixture(sampler)
+    read_by, scored_by = BodyOperations.of(model.body), BodyOperations.of(reward.module.body)
+    unseen = 0
+    for length, result in zip(lengths, results, strict=True):
+        unseen += len(members(drawn_by)) * hidden_by_the_mask(read_by, length - 1)
+        unseen += 3 * hidden_by_the_mask(scored_by, length + steps)
+        # The second reading: the prompt in one pass, then all thoughts but the last of each decoded row in another.
+        decoded = [one.index for one in result.trajectories if one.tokens is not None]
+        again = [n for n in decoded if sampler == "dropout:0.2" or n == 1]
+        unseen += bool(again) * hidden_by_the_mask(read_by, length)
+        unseen += len(again) * hidden_by_the_mask(read_by, steps - 1)
     assert cost_of(model, reward, results).flops == counter.get_total_flops() - unseen
+
+
+@pytest.mark.parametrize("scope", ["latent", "prompt+latent"])
+@pytest.mark.parametrize("head", ["none", "projector"])
+@pytest.mark.parametrize("engine", ["native", "modules"])
+@pytest.mark.parametrize("body", BODIES)
+def test_engines_that_share_prompts_read_again_what_was_not_read_clean(
+    generator: torch.Generator, body: str, engine: str, head: str, scope: str
+) -> None:
+    model, n = BODIES[body][0](generator, head=head), 3
+    length, steps = len(model.encode(ASKED[0])), model.family.latent_length
+    costs, counted = {}, {}
+    for replay in ("none", "clean"):
+        with FlopCounterMode(display=False) as counter:
+            result = latent_ext.solve(
+                model, ASKED[0], n=n, sampler="dropout:0.2", scope=scope, replay=replay, engine=engine,
+                decode="all", max_answer_tokens=1,
+            )[0]  # fmt: skip
+        assert result.cost is not None
+        costs[replay], counted[replay] = result.cost, counter.get_total_flops()
+        assert result.settings["budget"] == result.cost.to_dict()
+    prompt = 1 if scope == "latent" else length
+    assert costs["clean"].prompt_tokens - costs["none"].prompt_tokens == prompt
+    of_body, operations = BodyOperations.of(model.body), Operations(model, None)
+    passes = of_body.read(length - prompt, length) + n * of_body.read(length, length + steps - 1)
+    # The native op forms a thought from every position that it is given.
+    formed = n * (steps - 1) + (scope == "latent") if engine == "native" else 0
+    more = costs["clean"].phases["sample"] - costs["none"].phases["sample"]
+    assert more == passes + formed * operations.thought
+    if engine == "modules":
+        # PyTorch's counter sees the linear layers, not the op that attends.
+        assert counted["clean"] - counted["none"] == of_body.linear * (prompt + n * (steps - 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,8 +84,28 @@ def test_text_forms(text: str, sampler: Sampler) -> None:
              "gumbel:1:2:both", "dirichlet", "dirichlet:1:2", "head:", "head:1:x", "head+head", "svp", "svp:x",
              "svp:1:2", "svp:1+svp:1", "wv", "wv:1:x", "mix(none|svp:1)"],
 )  # fmt: skip
-def test_text_outside_the_grammar_states_the_grammar(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^sampler: got .*allowed is 'none'"):
+def test_text_outside_the_grammar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^sampler: got {re.escape(repr(text))}; "):
+        Sampler.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "droput:0.2",
+            r"'droput' is no part of a sampler \(did you mean 'dropout'\?\); allowed are none, .*svp:ALPHA",
+        ),
+        ("noise:1+dropuot:0.2", r"'dropuot' is no part of a sampler \(did you mean 'dropout'\?\)"),
+        ("uniform:1", r"'uniform' is no part of a sampler; allowed are none, or one or more of dropout:P"),
+        ("dropout", r"dropout is written dropout:P\[:step\|trajectory\]$"),
+        ("svp:x", r"svp is written svp:ALPHA$"),
+        ("noise:1+noise:2", r"noise stands twice$"),
+        ("none+noise:1", r"none stands alone$"),
+    ],
+)
+def test_text_outside_the_grammar_says_what_is_wrong_with_which_part(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         Sampler.parse(text)
 
 

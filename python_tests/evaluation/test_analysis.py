@@ -14,7 +14,6 @@ import yaml
 from typer.testing import CliRunner
 
 import latent_ext
-from latent_ext.cli.app import app
 from latent_ext.evaluation.analysis import (
     DISTANCES,
     GROUPS,
@@ -43,6 +42,7 @@ from latent_ext.evaluation.analysis.read_out import value_tokens
 from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.evaluation.recipe import as_recipe
 from latent_ext.ops.tolerances import assert_close
+from latent_ext_cli.app import app
 
 NOISE = "noise:0.6:relative"
 

@@ -179,7 +179,7 @@ def test_a_question_that_cannot_be_answered_fails_alone_and_is_tried_again(
 
 
 def test_an_arm_that_solve_refuses_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    recipe = small_recipe(arms=[{"name": "odd", "sampler": "dropout:1.5", "n": 2}])
+    recipe = small_recipe(at=[1], arms=[{"name": "odd", "sampler": "dropout:1.5", "n": 2}])
     with pytest.raises(ValueError, match=r"arm odd: p: got 1\.5"):
         run(tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
@@ -199,7 +199,7 @@ def test_thoughts_that_are_not_finite_stand_in_the_line(
 
     monkeypatch.setattr(Worker, "solve", solve)
     arms = [{"name": "noise", "sampler": "noise:0.6:relative", "n": 2}]
-    run(tmp_path / "run", small_recipe(arms=arms, seeds=[0]))
+    run(tmp_path / "run", small_recipe(arms=arms, seeds=[0], at=[1, 2]))
     for line in read_ledger(tmp_path / "run"):
         assert line["scores"][0] is None
         assert line["step_scores"][0] == [None] * 6
@@ -210,5 +210,5 @@ def test_thoughts_that_are_not_finite_stand_in_the_line(
 def test_torch_is_part_of_the_settings_of_other_engines_only(whole: Path, tmp_path: Path) -> None:
     assert json.loads((whole / "settings.json").read_text())["torch"] is None
     arms = [{"name": "noise", "sampler": "noise:0.6:relative", "n": 2}]
-    run(tmp_path / "run", small_recipe(arms=arms, seeds=[0], engine="modules"))
+    run(tmp_path / "run", small_recipe(arms=arms, seeds=[0], at=[1, 2], engine="modules"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["torch"] == torch.__version__

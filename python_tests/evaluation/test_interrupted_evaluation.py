@@ -24,7 +24,7 @@ def start(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-m",
-        "latent_ext.cli.app",
+        "latent_ext_cli",
         "evaluate",
         str(recipe),
         "--out",

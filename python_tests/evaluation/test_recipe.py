@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,8 @@ def test_no_reward_is_shipped_with_the_shipped_model_alone() -> None:
         ({"seeds": [1 << 64]}, "seeds: got"),
         ({"seeds": [10**5000]}, "seeds: got a whole number of 16610 bits"),
         ({"at": ["1"]}, "at: got '1'"),
+        ({"at": [1, 64], "arms": [{"name": "a", "n": 4}, {"name": "b", "n": 16}]}, "at: got 64; the largest n .* is 16$"),
+        ({"at": [4], "arms": [{"name": "a", "select": "beam"}]}, "at: got 4; all arms search"),
         ({"max_answer_tokens": 0}, "max_answer_tokens: got 0"),
         ({"model": 7}, "model: got 7; a text is needed"),
         ({"engine": "a\nb"}, "engine: got"),
@@ -113,6 +116,28 @@ def test_a_thousand_million_aliases_cost_nothing(tmp_path: Path) -> None:
     for text in (bomb, bomb + "seeds: *a8", bomb.replace("a8:", "arms:") + "datasets: [1]"):
         with pytest.raises(ValueError, match=r"recipe|seeds|arms"):
             read_recipe(written(tmp_path, text))
+
+
+def test_numbers_of_trajectories_that_are_not_given_may_be_beyond_every_arm() -> None:
+    plain = plain_recipe(arms=[{"name": "a", "n": 4}])
+    del plain["at"]
+    recipe = as_recipe(plain)
+    assert max(recipe.at) > 4
+    assert as_recipe(recipe.to_dict()) == recipe
+    assert as_recipe(plain | {"at": [2, 4]}).to_dict()["at"] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("arms.nose.n=1", "the list has no item 'nose' (did you mean 'noise'?)"),
+        ("arm.noise.n=1", "the recipe has no 'arm' there (did you mean 'arms'?)"),
+        ("sedes=[1]", "got the key 'sedes' (did you mean 'seeds'?)"),
+    ],
+)
+def test_a_misspelt_set_says_what_is_nearest(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        read_recipe(SHIPPED, [text])
 
 
 @pytest.mark.parametrize(

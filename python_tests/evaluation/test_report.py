@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from report_runs import HOSTILE, write_run
 
+from latent_ext.cli.tables import cell_text
 from latent_ext.evaluation.ledger import read_ledger
 from latent_ext.evaluation.report import (
     Written,
@@ -28,7 +29,7 @@ from latent_ext.evaluation.report import (
 from latent_ext.evaluation.report.drawing import end_labels
 from latent_ext.evaluation.report.execution import execution_facts
 from latent_ext.evaluation.report.palette import COLOURS
-from latent_ext.evaluation.report.tables import cells_of, csv_of, telling_rows
+from latent_ext.evaluation.report.tables import cells_of, csv_of, table_csv, telling_rows
 from latent_ext.evaluation.settings import settings_hash
 
 
@@ -51,6 +52,23 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def page(hostile_report: Written) -> Elements:
     return Elements(hostile_report.page.read_text(encoding="utf-8"))
+
+
+def test_an_auc_has_one_unit_everywhere(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    table = next(table for table in run.summary["tables"] if table["name"] == "reward-sums")
+    (row,) = table["rows"]
+    place = next(n for n, column in enumerate(table["columns"]) if column["kind"] == "auc")
+    assert 0.0 < row[place]["mean"] < 1.0
+    mean, low, high = (f"{row[place][key]:.3f}" for key in ("mean", "low", "high"))
+    assert cell_text("auc", row[place]) == f"{mean} ({low} to {high})"
+    cell = cells_of(table)[0][place]
+    assert (cell.text, cell.interval) == (mean, f"{low} to {high}")
+    assert cell.bar is not None
+    assert cell.bar[2] == pytest.approx(100 * row[place]["mean"])
+    spread = next(csv.DictReader(table_csv(table).splitlines()))
+    assert float(spread["AUC within a question"]) == row[place]["mean"]
+    assert "A coin has 0.5." in table["note"]
 
 
 def test_html_in_a_runs_files_stays_text(page: Elements) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from latent_ext.assets import SHIPPED_GENERATOR
-from latent_ext.cli.app import main
 from latent_ext.engine import choose_engine
 from latent_ext.engine.base import Answers, Engine, LatentRequest, LatentRun
 from latent_ext.models.latent_model import LatentModel
@@ -23,6 +22,7 @@ from latent_ext.ops.philox import gumbels
 from latent_ext.ops.sites import TOKEN
 from latent_ext.ops.tolerances import assert_close, tolerance
 from latent_ext.samplers import Sampler
+from latent_ext_cli.app import main
 
 QUESTIONS = ("Omar has 23 stones. He loses 6.", "7")
 SEED = 0x1234567890ABCDEF

@@ -10,7 +10,7 @@ import pytest
 import torch
 from zoo import ZOO, OnDisk, weight_file
 
-from latent_ext.cli.app import main
+from latent_ext_cli.app import main
 
 # The second of GSM8K's test questions, double space included.
 QUESTION = "A robe takes 2 bolts of blue fiber and half that much white fiber.  How many bolts in total does it take?"

@@ -288,6 +288,14 @@ def test_native_says_why_it_is_not_taken(generator: torch.Generator, tmp_path: P
         choose_engine(model, weights="int8")
 
 
+def test_a_deviation_from_a_stated_head_is_refused_before_anything_is_sampled(
+    generator: torch.Generator, tmp_path: Path
+) -> None:
+    model = soft_model("soft-thinking", "gpt2", generator, tmp_path)
+    with pytest.raises(ValueError, match=r"^reward: 'deviation' needs thoughts .* through a stated head"):
+        latent_ext.solve(model, [], sampler="gumbel:0.5", reward="deviation")
+
+
 @pytest.mark.parametrize("shape", [0.003, 0.4, 1.0, 7.5])
 def test_gamma_values_have_the_moments_of_a_gamma_and_of_its_logarithm(shape: float) -> None:
     rows, n = 400, 50

@@ -147,11 +147,39 @@ def test_what_only_sees_finished_trajectories_cannot_guide_beams(generator: torc
 def test_what_is_no_reward_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="reward: got int"):
         as_reward(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"path: .*none\.json holds no answer reading"):
+    with pytest.raises(ValueError, match=r"^reward: got .*none\.json'; there is no such file"):
         as_reward(tmp_path / "none.json")
-    with pytest.raises(ValueError, match=r"^reward: got 'answer_readng'; allowed are shipped, deviation"):
+    (tmp_path / "empty.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"path: .*empty\.json holds no answer reading"):
+        as_reward(tmp_path / "empty.json")
+    with pytest.raises(
+        ValueError, match=r"^reward: got 'answer_readng' \(did you mean 'answer_reading'\?\); allowed are"
+    ):
         as_reward("answer_readng")
+    with pytest.raises(ValueError, match=r"^reward: 'no/such/place' is neither a directory nor a Hub id"):
+        as_reward("no/such/place")
     assert isinstance(as_reward("deviation"), Deviation)
+
+
+def test_the_output_of_a_training_is_refused_with_the_place_of_its_best(
+    generator: torch.Generator, tmp_path: Path
+) -> None:
+    best = tmp_path / "run" / "best"
+    latent_ext.save_reward(random_reward(generator), best)
+    with pytest.raises(ValueError, match=f"what train-rm wrote; its best LatentRM is {best}$"):
+        as_reward(tmp_path / "run")
+    assert isinstance(as_reward(best), LatentRM)
+
+
+def test_an_error_speaks_of_a_reward_without_its_weights(generator: torch.Generator) -> None:
+    reward = AnswerReading(0.25, 0.125)
+    assert "0.125" in reward.name
+    with pytest.raises(ValueError, match=r"^reward: answer_reading cannot guide select='beam'"):
+        run(random_model(generator), reward, n=None, select="beam")
+    with pytest.raises(
+        ValueError, match=r"^reward: answer_reading scores a question's trajectories together"
+    ):
+        run(random_model(generator), reward, select="adaptive")
 
 
 @pytest.mark.parametrize("select", ["majority", "weighted_vote", "best_of_n"])

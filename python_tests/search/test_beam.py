@@ -254,6 +254,8 @@ def test_a_search_reports_its_beams_and_decodes_the_best_alone(generator: torch.
     [
         ("n", {"select": "beam", "n": 8}),
         ("beams", {"select": "beam", "beams": 0}),
+        ("beams", {"select": "beam", "beams": True}),
+        ("lookahead", {"select": "beam", "lookahead": False}),
         ("candidates", {"select": "beam", "candidates": 1.5}),
         ("beams", {"select": "best_of_n", "beams": 2}),
         ("candidates", {"select": "majority", "candidates": 2}),

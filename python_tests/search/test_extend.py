@@ -265,10 +265,11 @@ def test_thoughts_that_nobody_asked_for_are_not_kept(model: LatentModel, reliabl
     assert all(one.thoughts is None for one in result.trajectories)
 
 
+@pytest.mark.parametrize("engine", choose.ENGINES)
 def test_a_clean_replay_continues_what_was_drawn_not_what_was_read_again(
-    model: LatentModel, reward: LatentRM
+    model: LatentModel, reward: LatentRM, engine: str
 ) -> None:
-    how = {"n": 8, "sampler": "dropout:0.3", "engine": "reference"}
+    how = {"n": 8, "sampler": "dropout:0.3", "engine": engine}
     clean = solved(model, reward, QUESTIONS[:3], replay="clean", **how)
     hidden = solved(model, reward, QUESTIONS[:3], **how)
     compared = 0

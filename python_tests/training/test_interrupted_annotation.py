@@ -20,7 +20,7 @@ QUESTIONS, PART = 120, 3
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "latent_ext.cli.app", "annotate", str(directory)]
+    command = [sys.executable, "-m", "latent_ext_cli", "annotate", str(directory)]
     command += ["--generate", str(QUESTIONS), "--n", "3", "--rollouts", "2", "--part-size", str(PART)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import latent_ext
-from latent_ext.cli.app import main
 from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.rewards import AnswerReading
 from latent_ext.samplers import Sampler
 from latent_ext.training.annotate import annotate
 from latent_ext.training.labels import LabelSettings
 from latent_ext.training.recipe import Recipe, read_recipe
+from latent_ext_cli.app import main
 
 pytest.importorskip("accelerate")
 
@@ -123,12 +123,15 @@ def test_the_command_takes_replacements_and_prints_its_figures(
     )
     arguments = ["latent-ext", "train-rm", str(path), "--json", "--set", f"output={tmp_path / 'run'}"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--set", "loss=contrastive", "--set", "evaluations=1"])
+    warned: list[str] = []
+    monkeypatch.setattr("transformers.trainer_callback.logger.warning", warned.append)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     figures = json.loads(capsys.readouterr().out)
     assert 0.0 <= figures["auc"] <= 1.0
     assert "calibration_error" not in figures
+    assert not [text for text in warned if "early stopping" in text]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,21 @@ def test_a_recipe_that_cannot_be_used_is_refused_by_its_key(
         read_recipe(path, replaced)
 
 
+def test_validation_questions_that_rank_nothing_are_refused_before_training(
+    labels: Path, tmp_path: Path
+) -> None:
+    alone = replace(SETTINGS, trajectories=1)  # a question of one trajectory is all right or all wrong
+    annotate(latent_ext.load(), shipped_problems("test_6", 3), tmp_path / "alone", alone)
+    asked = recipe(labels, tmp_path / "run", validation=str(tmp_path / "alone"))
+    with pytest.raises(
+        ValueError, match=r"^validation: none of the 3 questions of .* without which there is no auc"
+    ):
+        train_rm(asked)
+    with pytest.raises(ValueError, match=r"^metric: got 'los' \(did you mean 'loss'\?\); of these 3"):
+        train_rm(replace(asked, metric="los"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_of_another_generator_or_sampler_are_refused(labels: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     settings = LabelSettings(4, 1, Sampler.parse("dropout:0.2"), "outcome", max_answer_tokens=16)
@@ -177,6 +195,6 @@ def test_labels_of_another_generator_or_sampler_are_refused(labels: Path, tmp_pa
 
 def test_a_metric_that_the_validation_does_not_define_is_refused(labels: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="metric: got 'best_of_64'; of these 24 validation questions there are auc"
+        ValueError, match=r"metric: got 'best_of_64' .*; of these 24 validation questions there are auc"
     ):
         train_rm(recipe(labels, tmp_path / "run", metric="best_of_64"))

@@ -13,7 +13,7 @@ import torch
 import latent_ext._version
 from latent_ext.evaluation.analysis.distances import DISTANCES, GROUPS, distances, movements
 from latent_ext.evaluation.analysis.fidelity import MEASURES, fidelity
-from latent_ext.evaluation.analysis.maps import map_thoughts
+from latent_ext.evaluation.analysis.maps import MAP_METHODS, map_thoughts
 from latent_ext.evaluation.analysis.means import QuestionMean
 from latent_ext.evaluation.analysis.pools import ThoughtPool, sample_pools
 from latent_ext.evaluation.analysis.rank import rank_across, rank_within
@@ -22,6 +22,7 @@ from latent_ext.evaluation.analysis.steps_against_width import passes, steps_aga
 from latent_ext.evaluation.analysis.sweep import diversity_sweep
 from latent_ext.evaluation.metrics import Estimate
 from latent_ext.evaluation.problems import NamedProblem
+from latent_ext.hints import did_you_mean
 from latent_ext.models import LatentModel
 from latent_ext.search import Result, solve
 
@@ -67,7 +68,12 @@ class AnalysisPlan:
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
-                raise ValueError(f"parts: got {part!r}; allowed are {', '.join(PARTS)}")
+                hint = did_you_mean(part, PARTS)
+                raise ValueError(f"parts: got {part!r}{hint}; allowed are {', '.join(PARTS)}")
+        for method in self.map_methods or ():
+            if method not in MAP_METHODS:
+                hint = did_you_mean(method, MAP_METHODS)
+                raise ValueError(f"map_methods: got {method!r}{hint}; allowed are {', '.join(MAP_METHODS)}")
         for name, least in (("n", 2), ("maps", 0), ("k", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:

@@ -29,10 +29,14 @@ def recipe_of(source: str | Path, replaced: Sequence[str] = ()) -> tuple[Evaluat
         ValueError: naming what cannot be read.
     """
     path = Path(source)
+    if not path.exists():
+        raise ValueError(
+            f"source: {path} does not exist; a recipe (YAML) or the directory of a run of latent-ext evaluate is needed"
+        )
     if path.is_dir():
         if not (path / RECIPE).exists():
             raise ValueError(
-                f"recipe: {path} holds no {RECIPE}; a recipe or the directory of a run is needed"
+                f"source: {path} holds no {RECIPE}; a recipe or the directory of a run is needed"
             )
         return read_recipe(path / RECIPE, replaced), path
     return read_recipe(path, replaced), None

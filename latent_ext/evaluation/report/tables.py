@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _LONG = 14
+_WITH_INTERVAL = ("share", "auc", "difference")
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Cell:
     """A cell as the page shows it.
 
     Attributes:
-        kind: "text", "count", "share" or "difference".
+        kind: "text", "count", "share", "auc" or "difference".
         text: the value.
         interval: its 95 % interval; empty where it has none.
         bar: (left, width, mean) of the interval in percent of the cell's scale; None where it has none.
@@ -70,16 +71,16 @@ def csv_of(columns: Any, rows: Any) -> str:
 
 
 def table_csv(table: dict[str, Any]) -> str:
-    """CSV text of a table, a share or difference spread over mean, low and high."""
+    """CSV text of a table; what has an interval is spread over mean, low and high."""
     columns: list[str] = []
     for column in table["columns"]:
-        wide = column["kind"] in ("share", "difference")
+        wide = column["kind"] in _WITH_INTERVAL
         columns += [f"{column['name']}{part}" for part in ("", " low", " high")] if wide else [column["name"]]
     rows = []
     for row in table["rows"]:
         flat: list[Any] = []
         for value, column in zip(row, table["columns"], strict=True):
-            if column["kind"] in ("share", "difference"):
+            if column["kind"] in _WITH_INTERVAL:
                 flat += [None] * 3 if value is None else [value["mean"], value["low"], value["high"]]
             else:
                 flat.append(value)
@@ -111,6 +112,9 @@ def _cell(value: Any, kind: str, reach: float) -> Cell:
     low, high, mean = 100 * value["low"], 100 * value["high"], 100 * value["mean"]
     if kind == "share":
         return Cell(kind, f"{mean:.1f}", f"{low:.1f} to {high:.1f}", (low, high - low, mean))
+    if kind == "auc":
+        interval = f"{value['low']:.3f} to {value['high']:.3f}"
+        return Cell(kind, f"{value['mean']:.3f}", interval, (low, high - low, mean))
     # Half of the scale to each side of 0, as wide as the column's widest interval.
     left, right, middle = (50 + 50 * share / (100 * reach) for share in (low, high, mean))
     interval = f"{low:+.1f} to {high:+.1f}".replace("-", "\N{MINUS SIGN}")

@@ -6,30 +6,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
-from latent_ext.cli.analyse import EXAMPLES as ANALYSE_EXAMPLES
-from latent_ext.cli.analyse import analyse
-from latent_ext.cli.annotate import EXAMPLES as ANNOTATE_EXAMPLES
-from latent_ext.cli.annotate import annotate
-from latent_ext.cli.convert import EXAMPLES as CONVERT_EXAMPLES
-from latent_ext.cli.convert import convert
-from latent_ext.cli.demo import EXAMPLES as DEMO_EXAMPLES
-from latent_ext.cli.demo import demo
-from latent_ext.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
-from latent_ext.cli.evaluate import evaluate
-from latent_ext.cli.info import EXAMPLES as INFO_EXAMPLES
-from latent_ext.cli.info import info
-from latent_ext.cli.merge import EXAMPLES as MERGE_EXAMPLES
-from latent_ext.cli.merge import merge
-from latent_ext.cli.report import EXAMPLES as REPORT_EXAMPLES
-from latent_ext.cli.report import report
-from latent_ext.cli.solve import EXAMPLES as SOLVE_EXAMPLES
-from latent_ext.cli.solve import solve
-from latent_ext.cli.train_rm import EXAMPLES as TRAIN_RM_EXAMPLES
-from latent_ext.cli.train_rm import train_rm
+from latent_ext_cli.commands import Commands, options_of
+from latent_ext_cli.wording import as_typed
 
 _MALFORMED, _INTERRUPTED, _PIPE_CLOSED = 2, 130, 141
 
@@ -38,25 +22,27 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="latent-ext",
-    help="Parallel test-time scaling of latent reasoning models.",
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_COMMANDS = (
-    (demo, DEMO_EXAMPLES),
-    (solve, SOLVE_EXAMPLES),
-    (evaluate, EVALUATE_EXAMPLES),
-    (merge, MERGE_EXAMPLES),
-    (analyse, ANALYSE_EXAMPLES),
-    (report, REPORT_EXAMPLES),
-    (annotate, ANNOTATE_EXAMPLES),
-    (train_rm, TRAIN_RM_EXAMPLES),
-    (convert, CONVERT_EXAMPLES),
-    (info, INFO_EXAMPLES),
-)
-for _command, _examples in _COMMANDS:
-    app.command(help=f"{_command.__doc__}\n\n{_examples}")(_command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"latent-ext {version('latent_ext')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Parallel test-time scaling of latent reasoning models."""
 
 
 def main() -> None:
@@ -77,9 +63,13 @@ def main() -> None:
 def _run(arguments: Sequence[str]) -> int:
     """Exit code of a call. Typer's own `app()` would answer a closed pipe and an interrupt in its own way."""
     command = get_command(app)
+    called: str | None = None
     try:
         with command.make_context("latent-ext", list(arguments) or ["--help"]) as context:
-            command.invoke(context)
+            try:
+                command.invoke(context)
+            finally:
+                called = context.invoked_subcommand
     except typer.Exit as done:
         return done.exit_code if arguments else _MALFORMED
     except (KeyboardInterrupt, typer.Abort):
@@ -90,8 +80,12 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(error.format_message())  # type: ignore[attr-defined]
     except MemoryError:
         return _refuse("not enough memory; ask for fewer trajectories with --n")
-    except (ValueError, OverflowError, RuntimeError, OSError, ModuleNotFoundError) as error:
-        return _refuse(str(error) or type(error).__name__)
+    except ImportError as error:
+        # Perhaps of the command itself, whose options are not known then.
+        return _refuse(str(error))
+    except (ValueError, OverflowError, RuntimeError, OSError) as error:
+        message = str(error) or type(error).__name__
+        return _refuse(message if called is None else as_typed(message, options_of(called)))
     return 0
 
 
@@ -102,7 +96,3 @@ def _refuse(message: str) -> int:
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
     print(f"latent-ext: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

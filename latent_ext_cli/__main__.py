@@ -1,0 +1,5 @@
+"""``python -m latent_ext_cli``: the same as `latent-ext`."""
+
+from latent_ext_cli.app import main
+
+main()
