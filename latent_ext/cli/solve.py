@@ -38,6 +38,8 @@ EXAMPLES = """Examples:
 
   latent-ext solve --file problems.jsonl --select adaptive --confidence 0.95
 
+  latent-ext solve --file problems.jsonl --select adaptive --extend
+
   latent-ext solve --file problems.jsonl --select beam --beams 8 --subtrees 4 --lookahead 1
 
   latent-ext solve - --json < problems.jsonl > results.jsonl
@@ -134,6 +136,14 @@ def solve(
         float | None,
         typer.Option(help="With --select adaptive: how sure the leading answer must be. Default: 0.95."),
     ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="With --select adaptive: each further round continues the best rival trajectory from before its first bad "
+            "thought.",
+        ),
+    ] = False,
     temperature: Annotated[float, typer.Option(help="Of the answer tokens; 0 is argmax.")] = 0.0,
     top_p: Annotated[
         float, typer.Option("--top-p", help="Draw answer tokens from the likeliest that make up this share.")
@@ -210,6 +220,7 @@ def solve(
                 subtrees=subtrees,
                 lookahead=lookahead,
                 confidence=confidence,
+                extend=extend,
                 decode="all" if all_answers else "needed",
                 replay=replay,
                 temperature=temperature,

@@ -22,21 +22,26 @@ def check_beam(model: LatentModel) -> None:
     Raises:
         ValueError: if rows end their thoughts by themselves, thoughts are depth steps, or there are none (T = 0).
     """
-    feedback = model.feedback
     if model.family.latent_length == 0:
         raise ValueError(
             "beam: trajectories are pruned after every thought; with latent_length=0 there is none"
         )
+    what = why_uneven(model)
+    if what is not None:
+        raise ValueError(f"beam: trajectories are pruned after every thought, all at once; {what}")
+
+
+def why_uneven(model: LatentModel) -> str | None:
+    """Why the rows of a model do not think T thoughts side by side; None where they do."""
+    feedback = model.feedback
     if isinstance(feedback, ThoughtHead) and model.semantics.stop == "fixed":
-        return
+        return None
     what = (
         "thoughts are depth steps"
         if isinstance(feedback, DepthSteps)
         else "rows end their thoughts by themselves"
     )
-    raise ValueError(
-        f"beam: trajectories are pruned after every thought, all at once; the {what} in the family {model.family.name!r}"
-    )
+    return f"the {what} in the family {model.family.name!r}"
 
 
 def checked_beam(request: LatentRequest, reward: LatentRM | None, model: LatentModel) -> Beam | None:

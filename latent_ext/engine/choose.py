@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from latent_ext.engine.base import Engine
-from latent_ext.engine.cuda import NO_NUCLEUS, NO_REPLAY, NO_STEPS, NO_VALUE_NOISE, CudaEngine
+from latent_ext.engine.cuda import (
+    NO_CONTINUATIONS,
+    NO_NUCLEUS,
+    NO_REPLAY,
+    NO_STEPS,
+    NO_VALUE_NOISE,
+    CudaEngine,
+)
 from latent_ext.engine.cuda_blocks import DTYPES
 from latent_ext.engine.cuda_rungs import SMALL_OPS, RungChoice, asked_rung, choose_rung, has_kernel
 from latent_ext.engine.depth_modules import DepthModulesEngine
@@ -86,6 +93,7 @@ def choose_engine(
     samplers: Sequence[Sampler] = (),
     top_p: float = 1.0,
     by_steps: bool = False,
+    continues: bool = False,
     replay: bool = False,
 ) -> tuple[Engine, EngineChoice]:
     """The engine that will run `model`.
@@ -101,6 +109,7 @@ def choose_engine(
         samplers: those that the engine will have to draw by; not every engine draws by every one.
         top_p: of the answer tokens.
         by_steps: whether a beam search will look ahead or keep a trace.
+        continues: whether trajectories will be continued from one of their thoughts.
         replay: whether thoughts will be read again (`latent_ext.engine.replay`), of a model that `check_replay` passed.
 
     Raises:
@@ -120,7 +129,7 @@ def choose_engine(
         if engine not in ("auto", choice.name):
             continue
         reason = _why_not(choice, model, reward, weights) or _why_not_drawn(
-            choice, model, samplers, top_p, by_steps, replay
+            choice, model, samplers, top_p, by_steps, continues, replay
         )
         if reason is None:
             if forced and choice.name != "native":
@@ -170,6 +179,7 @@ def _why_not_drawn(
     samplers: Sequence[Sampler],
     top_p: float,
     by_steps: bool,
+    continues: bool,
     replay: bool,
 ) -> str | None:
     if choice.name != "native":
@@ -179,6 +189,8 @@ def _why_not_drawn(
             return NO_VALUE_NOISE
         if by_steps:
             return NO_STEPS
+        if continues:
+            return NO_CONTINUATIONS
         if replay:
             return NO_REPLAY
         return NO_NUCLEUS if top_p != 1.0 else None

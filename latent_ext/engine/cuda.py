@@ -32,6 +32,7 @@ from latent_ext.samplers import Sampler
 
 NO_VALUE_NOISE = "engine 'native' has no noise on W_V (svp, wv) on CUDA"
 NO_STEPS = "engine 'native' on a CUDA device neither looks ahead nor keeps a trace"
+NO_CONTINUATIONS = "engine 'native' on a CUDA device does not continue trajectories from a thought"
 NO_REPLAY = "engine 'native' on a CUDA device reads no given thoughts"
 NO_NUCLEUS = "engine 'native' draws from all tokens on CUDA"
 

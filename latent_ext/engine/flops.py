@@ -113,13 +113,20 @@ def _runs(model: LatentModel, result: Solved) -> list[_Question]:
             for one in result.trajectories
             if isinstance(drawn_by, Sampler) or drawn_by.of_trajectory(one.index) == sampler
         ]
-        drawn = [len(one.tokens) + bool(one.finished) for one in own if one.tokens is not None]
-        thoughts = sum(one.steps or 0 for one in own)
-        rows = len(own) if beam is None else beam.keep * beam.candidates
-        if rows:
-            first, rereads = not runs, settings.get("replay") == "clean" and sampler.acts_in_body
-            engine = settings["engine"]
-            runs.append(_Question(length, rows, sampler, beam, drawn, thoughts, engine, first, rereads))
+        # Continuations by the number of thoughts that they did not draw; all others have drawn all of theirs.
+        by_kept: dict[int, list[Any]] = {0: []}
+        for one in own:
+            by_kept.setdefault(one.inherited or 0, []).append(one)
+        for kept, alike in by_kept.items():
+            drawn = [len(one.tokens) + bool(one.finished) for one in alike if one.tokens is not None]
+            thoughts = sum((one.steps or 0) - kept for one in alike)
+            rows = len(alike) if beam is None else beam.keep * beam.candidates
+            if rows:
+                first, rereads = not runs, settings.get("replay") == "clean" and sampler.acts_in_body
+                engine = settings["engine"]
+                runs.append(
+                    _Question(length, rows, sampler, beam, drawn, thoughts, engine, first, rereads, kept)
+                )
     return runs
 
 
@@ -194,6 +201,8 @@ class _Question:
         reads_reward_prompt: whether the LatentRM's reading of the prompt counts here; of a mixture, once.
         rereads: of trajectories that are decoded all thoughts but the last, and of the prompt what was not read clean, are
             read again before.
+        kept: thoughts, the first ones, that the rows have from trajectories that they continue. The generator does not read
+            the prompt for them, nor those of the kept thoughts that it had read; the LatentRM reads all thoughts.
     """
 
     length: int
@@ -205,6 +214,7 @@ class _Question:
     engine: str
     reads_reward_prompt: bool
     rereads: bool = False
+    kept: int = 0
 
     @property
     def shared(self) -> int:
@@ -246,21 +256,24 @@ class _Counter:
     def _count(self, run: _Question) -> Cost:
         rows = 1 if run.one_for_all else run.rows
         steps, length, shared = self.model.family.latent_length, run.length, run.shared
-        prompt_tokens = shared + rows * (length - shared) + run.prompt_again
+        starting = 0 if run.kept else rows
+        prompt_tokens = bool(starting) * shared + starting * (length - shared) + run.prompt_again
         operations = self.operations
         if operations is None:
             return Cost(prompt_tokens, run.thoughts, sum(run.drawn), 0, None, {}, self.why)
         widths = beam_widths(run.beam, run.rows, steps)
         # Rows that form thought t, and that read it, of all thoughts but the last, which the answer reads.
-        forming = [rows, *(width for _, width in widths[:-1])] if widths else [rows] * steps
+        forming = [0] * run.kept + [rows] * (steps - run.kept)
+        if widths:
+            forming = [rows, *(width for _, width in widths[:-1])]
         reading = forming[1:]
         # Thoughts looked ahead to from thought t, by each of the rows that formed it.
         further = [min(run.beam.lookahead, steps - 1 - t) if run.beam else 0 for t in range(steps)]
         ahead = sum(count * more for count, more in zip(forming, further, strict=True))
         body = operations.generator
         phases = dict.fromkeys(PHASES, 0)
-        phases["read_prompts"] = body.read(0, shared)
-        phases["sample"] = rows * body.read(shared, length)
+        phases["read_prompts"] = bool(starting) * body.read(0, shared)
+        phases["sample"] = starting * body.read(shared, length)
         for t, count in enumerate(reading):
             phases["sample"] += count * body.read(length + t, length + t + 1)
         for t, count in enumerate(forming):
@@ -268,7 +281,7 @@ class _Counter:
         form = operations.thought + (operations.deviation if run.sampler.draws_from_head else 0)
         phases["sample"] += sum(forming) * form + ahead * operations.thought
         if run.sampler.svp > 0.0:
-            phases["sample"] += (rows * (length - shared) + sum(reading)) * operations.spectrum
+            phases["sample"] += (starting * (length - shared) + sum(reading)) * operations.spectrum
         first = length + max(steps - 1, 0)
         for tokens in run.drawn:
             phases["answer"] += body.read(first, length + steps + tokens) + tokens * operations.token
@@ -297,7 +310,8 @@ class _Counter:
         assert body is not None
         assert self.reward is not None
         # Only the native engine scores the trajectories of a deterministic run once.
-        counts = list(forming) if not run.one_for_all or run.engine == "native" else [run.rows] * steps
+        once = not run.one_for_all or run.engine == "native"
+        counts = list(forming) if once and not run.kept else [run.rows] * steps
         if self.reward.positions == "published" or run.engine == "reference":
             # Every sequence from its beginning; in a beam search the reference reads each prefix anew, and the end again.
             whole = []

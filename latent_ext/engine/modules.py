@@ -135,7 +135,7 @@ class ModulesEngine:
                 thoughts, stopped = thoughts[of_leader], stopped.select(of_leader)
             run = LatentRun(request, thoughts, _State(prompts, pages, None, keys, seed, stopped))
             run.counts = stopped.counts
-            return self._scored(run, reward, reward_cache)
+            return self.scored(run, reward, reward_cache)
 
         thoughts = torch.empty(
             len(row_keys), steps, self.blocks.hidden_size, dtype=self.model.dtype, device=device
@@ -170,7 +170,7 @@ class ModulesEngine:
             thoughts, thought = thoughts[of_leader], thought[of_leader]
         # Without thoughts (T = 0) the end token follows the prompt.
         run = LatentRun(request, thoughts, _State(prompts, pages, thought if steps else None, keys, seed))
-        return self._scored(run, reward, reward_cache)
+        return self.scored(run, reward, reward_cache)
 
     def _look_ahead(self, t, beam, thought, prompts, rows, keys, seed) -> list[Tensor]:  # type: ignore[no-untyped-def]
         """What would follow thought t [rows, hidden] without randomness: at most ``beam.lookahead`` thoughts.
@@ -243,7 +243,8 @@ class ModulesEngine:
         clean = RowDropout.clean(torch.zeros_like(keys[:1]), keys)
         return read_prompts(reward.blocks, prompts, clean, reward.head_weight.dtype)[0]
 
-    def _scored(self, run: LatentRun, reward: LatentRM | None, cache: Prompts | None) -> LatentRun:
+    def scored(self, run: LatentRun, reward: LatentRM | None, cache: Prompts | None) -> LatentRun:
+        """The run with its scores, where there is a reward."""
         if reward is not None:
             assert cache is not None
             run.scores = self._score(reward, run, cache)

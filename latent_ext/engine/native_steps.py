@@ -164,6 +164,26 @@ def search(
     return run
 
 
+def scores_of(engine: NativeEngine, thoughts: Tensor, reward: LatentRM, reward_cache: Any) -> Tensor:
+    """Step scores, float32 [rows, T], of thoughts that are given: the bits that `NativeEngine.sample` has for them.
+
+    Args:
+        thoughts: float32 [rows, T, hidden]; rows of a question are neighbours, the same number for each.
+        reward_cache: from the engine's `read_reward_prompts`.
+    """
+    rows, steps, _ = thoughts.shape
+    questions = len(reward_cache.lengths)
+    question = torch.arange(questions).repeat_interleave(rows // questions)
+    # The LatentRM draws nothing: keys and seed are not looked at.
+    keys, seed = torch.zeros(rows, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    judge = _Reader.of(engine.packed_reward(reward), reward_cache, question, seed, rows, steps)
+    head = reward.head_weight.float(), reward.head_bias.float()
+    scores, total = torch.empty(rows, steps), torch.zeros(rows)
+    for t in range(steps):
+        scores[:, t], total = _score(judge, thoughts[:, t].contiguous(), keys, head, total)
+    return scores
+
+
 def reread(engine: NativeEngine, run: LatentRun, rows: Tensor) -> LatentRun:
     """What `NativeEngine.reread` does with a run that it has checked."""
     from latent_ext.engine.native import _State

@@ -95,7 +95,7 @@ class ReferenceEngine:
         beam = checked_beam(request, reward, self.model)
         if self.semantics.stop != "fixed":
             run = reference_stopping.sample(self, request)
-            return self._scored(reward, run, reward_cache)
+            return self.scored(run, reward, reward_cache)
         states = []
         thoughts = []
         places = request.keys.to(self.model.device)
@@ -112,7 +112,7 @@ class ReferenceEngine:
                 run.search = [
                     SearchStep.stack(of_step) for of_step in zip(*(s.trace for s in states), strict=True)
                 ]
-        return self._scored(reward, run, reward_cache)
+        return self.scored(run, reward, reward_cache)
 
     def _sample_question(
         self, prompt: Tensor, keys: Tensor, request: LatentRequest, reward: LatentRM | None, scored: Tensor
@@ -264,7 +264,8 @@ class ReferenceEngine:
             top_p=top_p,
         )
 
-    def _scored(self, reward: LatentRM | None, run: LatentRun, prompts: list[Tensor] | None) -> LatentRun:
+    def scored(self, run: LatentRun, reward: LatentRM | None, prompts: list[Tensor] | None) -> LatentRun:
+        """The run with its scores, where there is a reward."""
         if reward is not None:
             assert prompts is not None
             run.scores = self._score(reward, run, prompts)

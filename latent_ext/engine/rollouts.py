@@ -13,8 +13,38 @@ from torch import Tensor
 
 from latent_ext import ops
 from latent_ext.engine.base import LatentRequest, LatentRun
-from latent_ext.engine.native import NativeEngine, _State
+from latent_ext.engine.native import NativeEngine, _Pages, _State
 from latent_ext.samplers import Sampler
+
+
+def of_rows(run: LatentRun, rows: Tensor) -> LatentRun:
+    """One trajectory each of some questions, as a run of its own whose caches hold nothing else.
+
+    Args:
+        run: of a `NativeEngine`; not changed.
+        rows: int64 [questions], ascending, no two of one question.
+    """
+    state = run.state
+    assert isinstance(state, _State)
+    pages = _Pages(state.key, state.value, state.ancestry[rows], state.suffix_len[rows]).moved(0)
+    keys = state.keys[rows]
+    request = replace(
+        run.request,
+        prompts=[run.request.prompts[row // run.trajectories] for row in rows.tolist()],
+        keys=keys.unsqueeze(1),
+    )
+    # A run's prompts are those of its questions, in order.
+    own = replace(
+        state,
+        key=pages.key,
+        value=pages.value,
+        ancestry=pages.ancestry,
+        suffix_len=pages.lengths,
+        prompts=state.prompts.select(state.prompt_index[rows]),
+        prompt_index=torch.arange(len(rows)),
+        keys=keys,
+    )
+    return LatentRun(request, run.thoughts[rows], own, None if run.scores is None else run.scores[rows])
 
 
 class Rollouts:

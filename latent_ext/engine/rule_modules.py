@@ -91,4 +91,4 @@ class RuleModulesEngine(ModulesEngine):
             of_leader = torch.arange(rows, device=device).repeat_interleave(request.trajectories)
             state.pages, state.last_thought = pages.select(of_leader), pending[of_leader]
             thoughts, counts = thoughts[of_leader], counts[of_leader]
-        return self._scored(LatentRun(request, thoughts, state, counts=counts), reward, reward_cache)
+        return self.scored(LatentRun(request, thoughts, state, counts=counts), reward, reward_cache)

@@ -51,8 +51,8 @@ class RuleReferenceEngine(ReferenceEngine):
                 counts.append(len(fed))
             states.append(_RowStates(listed))
         number = torch.tensor(counts, device=self.model.device)
-        return self._scored(
-            reward, LatentRun(request, torch.stack(thoughts), states, counts=number), reward_cache
+        return self.scored(
+            LatentRun(request, torch.stack(thoughts), states, counts=number), reward, reward_cache
         )
 
     def _sample_row(

@@ -26,17 +26,16 @@ def concentration_of(raw: Tensor) -> Tensor:
 
 
 def is_reliable(reward: LatentRM) -> bool:
-    """Whether `value_bounds` can read this LatentRM: it has a concentration head, and reads thoughts alone."""
+    """Whether `step_beliefs` can read this LatentRM: it has a concentration head, and reads thoughts alone."""
     plain = reward.reference == "none" and reward.answer_format is None
     return plain and reward.module.concentration is not None
 
 
 @torch.no_grad()
-def value_bounds(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of the values of one question's trajectories.
+def step_beliefs(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the Beta of every thought of one question's trajectories.
 
-    Value: mean over thoughts of (mean - 0.5 deviation); bounds: 0.3 times the mean deviation below and above it. The
-    prompt is read once; what is read does not depend on the engine that formed the thoughts.
+    The prompt is read once; what is read does not depend on the engine that formed the thoughts.
 
     Args:
         reward: that `is_reliable`.
@@ -44,17 +43,7 @@ def value_bounds(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Te
         thoughts: [N, T, hidden], as fed.
 
     Returns:
-        float32 [N] each, on the CPU.
-    """
-    means, deviations = step_beliefs(reward, prompt, thoughts)
-    value = (means - _CAUTION * deviations).mean(dim=1)
-    width = _WIDTH * deviations.mean(dim=1)
-    return (value - width).cpu(), (value + width).cpu()
-
-
-@torch.no_grad()
-def step_beliefs(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the Beta of every thought, float32 [N, T] each; arguments as in `value_bounds`.
+        float32 [N, T] each.
 
     Raises:
         ValueError: for a LatentRM without a concentration head.
@@ -71,3 +60,16 @@ def step_beliefs(reward: LatentRM, prompt: Tensor, thoughts: Tensor) -> tuple[Te
     means = reward.module.score(hidden).float().sigmoid()
     concentration = concentration_of(head(hidden).squeeze(-1).float())
     return means, (means * (1.0 - means) / (concentration + 1.0)).sqrt()
+
+
+def value_bounds(means: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of the values of trajectories, float32 [N] each.
+
+    Value: mean over thoughts of (mean - 0.5 deviation); bounds: 0.3 times the mean deviation below and above it.
+
+    Args:
+        means, deviations: float32 [N, T], from `step_beliefs`.
+    """
+    value = (means - _CAUTION * deviations).mean(dim=1)
+    width = _WIDTH * deviations.mean(dim=1)
+    return value - width, value + width

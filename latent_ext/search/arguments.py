@@ -55,6 +55,22 @@ def asked_confidence(select: str, confidence: float | None) -> float | None:
     return float(confidence)
 
 
+def check_extend(select: str, extend: bool, scorer: LatentRM | None) -> None:
+    """Refuses to continue trajectories where nothing says which and from where.
+
+    Args:
+        scorer: the LatentRM that the engine runs; None where there is none.
+    """
+    if not extend:
+        return
+    if select != "adaptive":
+        raise ValueError(f"extend: got {extend!r} with select={select!r}; it belongs to select='adaptive'")
+    if scorer is None:
+        raise ValueError(
+            "extend: got True without scores of single thoughts; it needs a LatentRM with positions='real' as reward="
+        )
+
+
 def check_adaptive(model: LatentModel, later: Reward | None) -> None:
     """Refuses what makes a trajectory depend on those that run beside it: rounds would change it.
 

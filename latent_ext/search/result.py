@@ -29,6 +29,8 @@ class Trajectory:
         step_scores: score of each thought; None without a reward.
         thoughts: [steps, hidden], where asked for.
         error: what makes this trajectory unusable, for example a thought that is not finite.
+        parent: index of the trajectory that it continues; None for one that was drawn from the beginning.
+        inherited: how many of its thoughts, the first ones, are its parent's; None without a parent.
     """
 
     index: int
@@ -43,6 +45,8 @@ class Trajectory:
     step_scores: list[float] | None = None
     thoughts: Tensor | None = None
     error: str | None = None
+    parent: int | None = None
+    inherited: int | None = None
 
     def set_scores(self, step_scores: list[float]) -> None:
         """Step scores and their sum; a sum that is not finite is an error and no score."""
@@ -55,7 +59,19 @@ class Trajectory:
         self.text = self.answer = self.tokens = self.logprob = self.finished = None
 
     def to_dict(self) -> dict[str, Any]:
-        fields = ("index", "steps", "answer", "text", "logprob", "finished", "score", "step_scores", "error")
+        fields = (
+            "index",
+            "parent",
+            "inherited",
+            "steps",
+            "answer",
+            "text",
+            "logprob",
+            "finished",
+            "score",
+            "step_scores",
+            "error",
+        )
         return {
             name: getattr(self, name)
             for name in fields

@@ -5,27 +5,39 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from latent_ext.engine.base import Beam, Engine, LatentRequest, LatentRun, PromptCache, SearchStep
+from latent_ext.engine.base import Beam, Engine, LatentRun, SearchStep
 from latent_ext.engine.beam import check_beam
+from latent_ext.engine.continuation import check_continuable
 from latent_ext.engine.draws import check_sampler
 from latent_ext.engine.plan import Chunk, plan
-from latent_ext.engine.prompt_caches import select_prompts
 from latent_ext.engine.replay import RereadingEngine
 from latent_ext.engine.reward_prompts import reward_prompts
 from latent_ext.mixture import Mixture, members
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.arguments import to_signed
-from latent_ext.ops.keys import trajectory_keys
 from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.samplers import Sampler
 from latent_ext.search.adaptive import Adaptive, rounds
+from latent_ext.search.drawing import Drawing, Drawn
+from latent_ext.search.extend import CONTINUATIONS, Branch
 from latent_ext.search.result import Trajectory
 
 Progress = Callable[[int, int], None]
+
+
+class _Part(NamedTuple):
+    """Trajectory numbers [first, last) that are drawn at a time, and whether a round begins or ends with them."""
+
+    first: int
+    last: int
+    starts_round: bool
+    ends_round: bool
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,8 @@ class Run:
             progress: called with (trajectories done, trajectories in all).
 
         Raises:
-            ValueError: for a sampler with a part that does not act in this family, a beam over rows that do not all
-                think the same number of thoughts, or a beam over a mixture of samplers.
+            ValueError: for a sampler with a part that does not act in this family; for a beam, or continuations, over
+                rows that do not all think the same number of thoughts, or over a mixture of samplers.
         """
         samplers = members(self.sampler)
         for sampler in samplers:
@@ -88,6 +100,12 @@ class Run:
             raise ValueError(f"sampler: got {str(self.sampler)!r}; a beam is of one sampler")
         if self.beam is not None:
             check_beam(self.model)
+        if self.extends and len(samplers) > 1:
+            raise ValueError(
+                f"extend: got sampler {str(self.sampler)!r}; trajectories of one sampler are continued"
+            )
+        if self.extends:
+            check_continuable(self.model)
         trajectories: list[list[Trajectory]] = [[] for _ in prompts]
         done, total = 0, self.n * len(prompts)
         room = self.model.max_positions - self.model.thought_positions
@@ -101,7 +119,8 @@ class Run:
             ),
             memory_bytes=memory_bytes,
             max_rows=max_rows,
-            whole=self.beam is not None,
+            # What a rival has read must still be there in the round that continues it.
+            whole=self.beam is not None or self.extends,
         )
 
         def report(more: int) -> None:
@@ -133,58 +152,74 @@ class Run:
             read = reward_prompts(self.engine, self.reward, own, steps=steps, max_tokens=limit)
             reward_cache = self.engine.read_reward_prompts(self.reward, read)
         of_questions = torch.tensor([to_signed(question_keys[b]) for b in chunk.questions], dtype=torch.int64)
-        all_keys = trajectory_keys(of_questions, self.n)
+        drawing = Drawing(
+            self.engine,
+            self.sampler,
+            self.seed,
+            own,
+            of_questions,
+            self.n,
+            self.reward,
+            reward_cache,
+            beam=self.beam,
+            trace=self.searches is not None,
+            continues=self.extends,
+        )
         found: list[list[Trajectory]] = [[] for _ in own]
         # Where not all is decoded, no question ends early.
         winners: list[Trajectory | None] = [None] * len(own)
-        caches: dict[Sampler, PromptCache] = {}
         going = list(range(len(own)))
-        for first, last, ends_round in self._ranges(chunk):
-            for sampler, numbers in self._by_sampler(first, last):
-                if sampler not in caches:
-                    caches[sampler] = self.engine.read_prompts(own, sampler)
-                group, shared, scored = own, caches[sampler], reward_cache
-                if len(going) < len(own):
-                    group = [own[b] for b in going]
-                    shared, scored = select_prompts(shared, going), select_prompts(scored, going)
-                keys = all_keys[going][:, numbers].contiguous()
-                request = LatentRequest(group, keys, sampler, self.seed, self.beam, self.searches is not None)
-                run = self.engine.sample(request, shared, self.reward, scored)
-                part = self._describe(run, numbers)
+        for part in self._parts(chunk):
+            branches = self._branches(chunk, found, going) if part.starts_round else {}
+            fresh = [b for b in going if b not in branches]
+            for drawn in chain(
+                drawing.fresh(fresh, part.first, part.last),
+                drawing.continued(branches, found, part.first, part.last),
+            ):
+                run = drawn.run
+                described = self._describe(run, drawn)
                 if self.searches is not None and run.search is not None:
-                    for place, b in enumerate(going):
+                    for place, b in enumerate(drawn.places):
                         self.searches[chunk.questions[b]] = [step.of_question(place) for step in run.search]
-                self._decode(run, part, winners, chunk.answer_limit)
-                for place, listed in zip(going, part, strict=True):
+                self._decode(run, described, winners, chunk.answer_limit)
+                for place, listed in zip(drawn.places, described, strict=True):
                     self._report(chunk.questions[place], listed)
                     found[place].extend(listed)
                     found[place].sort(key=lambda trajectory: trajectory.index)
-            report(len(going) * (last - first))
-            if self.adaptive is not None and ends_round:
+            report(len(going) * (part.last - part.first))
+            if self.adaptive is not None and part.ends_round:
                 settled = [b for b in going if self.adaptive.settled(chunk.questions[b], found[b])]
                 going = [b for b in going if b not in settled]
-                report(len(settled) * (self.n - last))
+                drawing.forget(settled)
+                report(len(settled) * (self.n - part.last))
                 if not going:
                     break
         return list(zip(chunk.questions, found, strict=True))
 
-    def _ranges(self, chunk: Chunk) -> Iterator[tuple[int, int, bool]]:
-        """Trajectories to draw at a time, [first, last), and whether a round ends with them."""
+    @property
+    def extends(self) -> bool:
+        """Whether trajectories are continued."""
+        return self.adaptive is not None and self.adaptive.extend is not None
+
+    def _parts(self, chunk: Chunk) -> Iterator[_Part]:
+        """Trajectories to draw at a time."""
         width = chunk.parts[0][1] - chunk.parts[0][0]
         for first, last in rounds(self.n) if self.adaptive is not None else [(0, self.n)]:
-            for start in range(first, last, width):
-                end = min(start + width, last)
-                yield start, end, end == last
+            cuts = {*range(first, last, width), last}
+            if self.extends:
+                # Continuations stand at the beginning of a round.
+                cuts.add(min(first + CONTINUATIONS, last))
+            for start, end in pairwise(sorted(cuts)):
+                yield _Part(start, end, start == first, end == last)
 
-    def _by_sampler(self, first: int, last: int) -> Iterator[tuple[Sampler, list[int]]]:
-        """Each sampler once, with the numbers in [first, last) of the trajectories that it draws."""
-        if isinstance(self.sampler, Sampler):
-            yield self.sampler, list(range(first, last))
-            return
-        for sampler in members(self.sampler):
-            numbers = [n for n in range(first, last) if self.sampler.of_trajectory(n) == sampler]
-            if numbers:
-                yield sampler, numbers
+    def _branches(
+        self, chunk: Chunk, found: Sequence[Sequence[Trajectory]], going: Sequence[int]
+    ) -> dict[int, Branch]:
+        """Of the questions that are continued in the round that begins, by place, where."""
+        if self.adaptive is None:
+            return {}
+        wanted = ((b, self.adaptive.branch(chunk.questions[b], found[b])) for b in going)
+        return {b: branch for b, branch in wanted if branch is not None}
 
     def _decode(
         self, run: LatentRun, part: list[list[Trajectory]], winners: list[Trajectory | None], limit: int
@@ -211,22 +246,24 @@ class Run:
             if self.adaptive is not None:
                 self.adaptive.read(trajectory)
 
-    def _describe(self, run: LatentRun, numbers: Sequence[int]) -> list[list[Trajectory]]:
+    def _describe(self, run: LatentRun, drawn: Drawn) -> list[list[Trajectory]]:
         thoughts, scores, keys = run.thoughts, run.scores, run.keys
         questions, width = keys.shape
         steps = torch.full((run.rows,), thoughts.shape[1]) if run.counts is None else run.counts
         # A beam's trajectories are not those that formed the first thought.
-        index_of = numbers if self.beam is None else range(width)
+        index_of = drawn.numbers if self.beam is None else range(width)
         counts, key_of = steps.reshape(questions, width).tolist(), keys.tolist()
         finite = thoughts.isfinite().all(dim=2).reshape(questions, width, thoughts.shape[1]).tolist()
         by_step = None if scores is None else scores.reshape(questions, width, -1).tolist()
         kept = thoughts.cpu().reshape(questions, width, *thoughts.shape[1:]) if self.return_thoughts else None
         described = []
         for b in range(questions):
-            listed = []
+            listed, branch = [], drawn.branches.get(drawn.places[b])
             for n in range(width):
                 count = counts[b][n]
                 trajectory = Trajectory(index=index_of[n], key=key_of[b][n], steps=count)
+                if branch is not None:
+                    trajectory.parent, trajectory.inherited = branch.parent, branch.kept
                 if by_step is not None:
                     trajectory.set_scores(by_step[b][n][:count])
                 if not all(finite[b][n]):

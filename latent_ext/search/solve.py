@@ -21,15 +21,18 @@ from latent_ext.rewards.named import as_reward
 from latent_ext.rewards.reliability import is_reliable
 from latent_ext.rewards.reward import Reward, kind_of
 from latent_ext.samplers import GaussianNoise, HeadNoise, MCDropout, Sampler, Scope
-from latent_ext.search.adaptive import Adaptive, RewardBounds
+from latent_ext.search.adaptive import Adaptive
 from latent_ext.search.arguments import (
     asked_beam,
     asked_confidence,
     check_adaptive,
+    check_extend,
     check_reward,
     encode,
     is_64_bits,
 )
+from latent_ext.search.beliefs import RewardBeliefs
+from latent_ext.search.extend import Extend
 from latent_ext.search.later_scores import set_later_scores
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
@@ -52,6 +55,7 @@ def solve(
     subtrees: int | None = None,
     lookahead: int | None = None,
     confidence: float | None = None,
+    extend: bool = False,
     decode: str = "needed",
     replay: str = "none",
     temperature: float = 0.0,
@@ -99,6 +103,10 @@ def solve(
         confidence: with "adaptive", how sure the leading answer's lead must be, 0.95 by default; in (0, 1). See
             `latent_ext.search.settle`. A LatentRM that knows how sure it is (trained with ``loss: beta_binomial``) ends
             a question also where its bounds leave the leading answer no rival.
+        extend: with "adaptive", further rounds begin with 4 continuations of the best rival trajectory: the thoughts before
+            its first bad one stay, the others are drawn anew (see `latent_ext.search.extend`). They count as
+            trajectories, and `Trajectory.parent` and `inherited` tell of them. Needs a LatentRM with positions="real", one
+            sampler, and a model whose rows all have T >= 2 thoughts; not the native engine on CUDA. False by default.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         replay: "clean": thoughts sampled under dropout are read again without it before their answers are decoded, so
             that nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a
@@ -180,6 +188,7 @@ def solve(
     later = judge if scorer is None else None
     if latent_rm is not None:
         check_reward(model, latent_rm)
+    check_extend(select, extend, scorer)
     if isinstance(later, Deviation):
         check_deviation(model)
     if later is not None and beam is not None:
@@ -204,6 +213,7 @@ def solve(
         samplers=members(chosen_sampler),
         top_p=top_p,
         by_steps=beam is not None and (beam.lookahead > 0 or return_search),
+        continues=extend,
         replay=rereading,
     )
     question_keys = [question_key(prompt) for prompt in prompts] if keys is None else list(keys)
@@ -237,11 +247,13 @@ def solve(
     if confidence is not None:
         check_adaptive(model, later)
         settings["confidence"] = confidence
-        bounds = None
+        settings["extend"] = extend
+        beliefs = None
         if scorer is not None and is_reliable(scorer):
-            bounds = RewardBounds(scorer, prompts, keep_thoughts=return_thoughts)
+            beliefs = RewardBeliefs(scorer, prompts, keep_thoughts=return_thoughts)
             keep = True
-        adaptive = Adaptive(confidence, scorer is not None, partial(_read_answer, model), bounds)
+        extension = Extend(beliefs) if extend else None
+        adaptive = Adaptive(confidence, scorer is not None, partial(_read_answer, model), beliefs, extension)
     settings["budget"] = None
     if prompts:
         settings["budget"] = expand(

@@ -180,7 +180,7 @@ class LatentRMTrainer(Trainer):
         reads = None if self.reward.answer_format is None else self.answer_ids
         batch = collate(questions, prompts, reads, with_gold=self.recipe.gold_answer > 0.0)
         return {
-            field.name: getattr(batch, field.name) for field in fields(Batch) if field.name not in self.common
+            field.name: getattr(batch, field.name) for field in fields(Batch) if field.name not in _COMMON
         }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:

@@ -128,6 +128,12 @@ def test_an_adaptive_run_says_what_its_budget_meant(call: Callable) -> None:
     assert re.search(r"; took (24|48) thoughts, \d+ answer tokens, [\d.e-]+ GFLOP$", last)
 
 
+def test_an_adaptive_run_extends_where_it_is_asked_to(call: Callable, latent_rm_directory: Path) -> None:
+    how = ("--select", "adaptive", "--n", "8", "--confidence", "0.99", "--extend", "--json")
+    result = strict(call("solve", QUESTION, "--reward", str(latent_rm_directory), *how).out)
+    assert (result["settings"]["extend"], len(result["trajectories"])) == (True, 8)
+
+
 def test_a_search_is_asked_for_by_the_words_of_solve(call: Callable, latent_rm_directory: Path) -> None:
     how = ("--select", "beam", "--beams", "2", "--candidates", "2", "--subtrees", "2", "--lookahead", "1")
     called = call("solve", QUESTION, "--reward", str(latent_rm_directory), *how, "--json")

@@ -37,6 +37,8 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         ((*SOLVE, "--scope", "prompt"), "scope: got 'prompt'"),
         ((*SOLVE, "--select", "first"), "select: got 'first'"),
         ((*SOLVE, "--select", "best_of_n"), "needs a reward; give --reward, or --select majority"),
+        ((*SOLVE, "--extend"), "--extend: got True with --select majority"),
+        ((*SOLVE, "--extend", "--select", "adaptive"), "it needs a LatentRM with --reward-positions real"),
         ((*SOLVE, "--engine", "warp"), "engine: got 'warp'"),
         ((*SOLVE, "--rung", "warp"), "rung: got 'warp'"),
         ((*SOLVE, "--rung", "graph"), "the model is on cpu"),

@@ -18,7 +18,8 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.tolerances import assert_close
 from latent_ext.rewards import LatentRM
 from latent_ext.rewards.reliability import step_beliefs, value_bounds
-from latent_ext.search.adaptive import RewardBounds, rounds
+from latent_ext.search.adaptive import rounds
+from latent_ext.search.beliefs import RewardBeliefs
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.settle import chance_of_lead, leading_votes, settled_by_bounds, settled_by_vote
 
@@ -161,7 +162,7 @@ def test_beliefs_do_not_depend_on_the_trajectories_read_together(
         means, torch.tensor([one.step_scores for one in result.trajectories]).sigmoid(), "step_score"
     )
     assert float(deviations.max()) < 1e-3
-    low, high = value_bounds(reliable, prompt, thoughts)
+    low, high = value_bounds(means, deviations)
     assert bool((low <= high).all())
 
 
@@ -172,11 +173,12 @@ def test_bounds_of_trajectories_of_different_lengths_are_those_of_each_alone(
     prompt, thoughts = model.encode(QUESTIONS[0]), [one.thoughts for one in result.trajectories]
     cut = [thoughts[0][:2], thoughts[1], thoughts[2][:2], thoughts[0][:0]]
     drawn = [Trajectory(n, n, thoughts=one) for n, one in enumerate(cut)]
-    found = RewardBounds(reliable, [prompt], keep_thoughts=True)(0, drawn)
+    found = RewardBeliefs(reliable, [prompt], keep_thoughts=True)(0, drawn)
     assert found[3] is None
-    for bounds, own in zip(found[:3], cut, strict=False):
-        low, high = value_bounds(reliable, prompt, own[None])
-        assert_close(torch.tensor(bounds), torch.cat([low, high]), "step_score")
+    for belief, own in zip(found[:3], cut, strict=False):
+        low, high = value_bounds(*step_beliefs(reliable, prompt, own[None]))
+        assert_close(torch.tensor(belief.bounds), torch.cat([low, high]), "step_score")
+        assert len(belief.means) == len(belief.deviations) == len(own)
 
 
 def test_a_certain_reward_settles_sooner_and_draws_the_same(model: LatentModel, reliable: LatentRM) -> None:
