@@ -80,7 +80,7 @@ def check_adaptive(model: LatentModel, later: Reward | None) -> None:
     if later is not None:
         raise ValueError(
             f"reward: {kind_of(later)} scores a question's trajectories together, not round by round as 'adaptive' needs; "
-            "a LatentRM with positions='real' does"
+            "a LatentRM that reads thoughts alone, with positions='real', does"
         )
     if model.semantics.pads == "visible":
         raise ValueError(

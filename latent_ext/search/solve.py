@@ -86,8 +86,8 @@ def solve(
         reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
             thought to the noise-free prediction), "answer_logprob", "answer_reading" (fitted on the shipped model), a
             ``.json`` file of `AnswerReading`, or what `load_reward` takes. Needed by every `select` but "majority" and
-            "adaptive". All but a LatentRM at its real positions have every answer decoded, and cannot guide beams or an
-            adaptive budget.
+            "adaptive". All but a LatentRM on thoughts at their real positions have every answer decoded, and cannot guide
+            beams or an adaptive budget.
         select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
             Default: best_of_n with a reward, else majority. "adaptive" draws trajectories in rounds of at least 4, the
             first ones of the fixed run, until the vote is settled, and chooses by weighted vote with a reward, else by
@@ -194,7 +194,7 @@ def solve(
     if later is not None and beam is not None:
         raise ValueError(
             f"reward: {kind_of(later)} cannot guide select='beam', which scores thought by thought; "
-            "a LatentRM with positions='real' can"
+            "a LatentRM that reads thoughts alone, with positions='real', can"
         )
     for concern in [] if judge is None else judge.concerns(chosen_sampler.to_dict(), model.weights_hash):
         warnings.warn(f"reward: {concern}; its scores may mislead", UserWarning, stacklevel=2)

@@ -13,11 +13,12 @@ import torch
 
 import latent_ext
 from latent_ext.evaluation.problems import shipped_problems
-from latent_ext.rewards import AnswerReading
+from latent_ext.rewards import AnswerReading, Seen
 from latent_ext.samplers import Sampler
 from latent_ext.training.annotate import annotate
 from latent_ext.training.labels import LabelSettings
 from latent_ext.training.recipe import Recipe, read_recipe
+from latent_ext.training.shards import read_labels
 from latent_ext_cli.app import main
 
 pytest.importorskip("accelerate")
@@ -50,8 +51,10 @@ def recipe(labels: Path, output: Path, **changes: object) -> Recipe:
         {"loss": "contrastive", "form": "published", "running": False, "optimizer": "adamw"},
         {"loss": "bce", "reference": "answer", "bf16": True},
         {"loss": "beta_binomial", "order_preference": 0.5},
+        {"loss": "bce", "reads": "answer", "order_preference": 0.5, "bf16": True},
+        {"loss": "beta_binomial", "reads": "answer", "reference": "answer", "gold_answer": 0.0},
     ],
-    ids=lambda changes: changes["loss"],
+    ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
 def test_what_it_writes_scores_trajectories_and_says_what_it_was_trained_on(
     labels: Path, tmp_path: Path, changes: dict[str, object]
@@ -69,6 +72,7 @@ def test_what_it_writes_scores_trajectories_and_says_what_it_was_trained_on(
     assert ("calibration_error" in figures) == (changes["loss"] != "contrastive")
     reward = latent_ext.load_reward(tmp_path / "run" / "best")
     assert reward.reference == changes.get("reference", "none")
+    assert reward.answer_format == ("### {answer}" if changes.get("reads") == "answer" else None)
     assert (reward.module.concentration is not None) == (changes["loss"] == "beta_binomial")
     reading = AnswerReading.load(tmp_path / "run" / "answer_reading.json")
     assert reading.trained_on["sampler"] == "noise:0.6:relative"
@@ -95,8 +99,29 @@ def test_the_published_layout_is_written_beside_ours_where_it_can_hold_the_model
     assert published.trained_on == {}
     assert torch.equal(published.head_weight, ours.head_weight)
     ours.reference = "answer"
-    with pytest.raises(ValueError, match="has no place for reference 'answer'"):
+    with pytest.raises(ValueError, match="layout: 'latenttts' has thoughts alone"):
         latent_ext.save_reward(ours, tmp_path / "other", layout="latenttts")
+
+
+def test_reading_answers_it_learns_to_write_the_gold_one(labels: Path, tmp_path: Path) -> None:
+    def gold_likelihood(directory: str) -> float:
+        reward, model = latent_ext.load_reward(tmp_path / directory / "best"), latent_ext.load()
+        # The weights of what is known otherwise, and of the head, are left out of what is compared.
+        reward.module.classifier.weight.zero_()
+        reward.module.classifier.bias.zero_()
+        reward.module.evidence.weight.copy_(torch.tensor([[0.0, 0.0, 1.0]]))
+        questions = read_labels(labels / "train")
+        seen = [
+            Seen(q.prompt, list(q.thoughts.float()), [[]] * 4, [q.gold] * 4, [0.0] * 4, None, [])
+            for q in questions
+        ]
+        scores = [score for one in seen for score in reward.score(model, one)]
+        return sum(scores) / len(scores)
+
+    how = {"reads": "answer", "loss": "bce", "mixed_only": False, "epochs": 4.0}
+    train_rm(recipe(labels, tmp_path / "without", gold_answer=0.0, **how))
+    train_rm(recipe(labels, tmp_path / "with", gold_answer=1.0, **how))
+    assert gold_likelihood("with") > gold_likelihood("without") + 0.1
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(labels: Path, tmp_path: Path) -> None:
