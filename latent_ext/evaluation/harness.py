@@ -26,7 +26,7 @@ except ImportError as error:
     ) from None
 
 from latent_ext.models.load import load
-from latent_ext.rewards.latent_rm import load_reward
+from latent_ext.rewards.latent_rm_files import load_reward
 from latent_ext.search.solve import solve
 
 _NONE = ("", "none", "None", None)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from latent_ext.models.family import NO_TOKEN, LatentIds
-from latent_ext.rewards.branches import branches, trajectory_layout
+from latent_ext.rewards.branches import branches, read_together, trajectory_layout
 
 if TYPE_CHECKING:
     from latent_ext.models.latent_model import LatentModel
@@ -32,9 +32,6 @@ EVIDENCE = ("agreement", "confidence", "likelihood")
 
 # Where the canonical answer goes in an `answer_format`.
 ANSWER = "{answer}"
-
-# Trajectories of a question that are read in one pass: the mask grows with their square.
-_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -167,39 +164,37 @@ def score_answers(reward: LatentRM, model: LatentModel, seen: Seen) -> list[floa
     read = [answer_ids(model.tokenizer, model.ids, reward.answer_format, answer) for answer in seen.answers]
     given = given_tokens(model.tokenizer, model.ids, reward.answer_format)
     found: list[float | None] = [None] * len(read)
-    by_steps: dict[int, list[int]] = {}
-    for n, (answer, logprob, thoughts) in enumerate(
-        zip(seen.answers, seen.logprobs, seen.thoughts, strict=True)
-    ):
-        fits = len(seen.prompt) + len(thoughts) + len(read[n]) <= reward.blocks.max_positions
-        if fits and answer is not None and logprob is not None and math.isfinite(logprob):
-            by_steps.setdefault(len(thoughts), []).append(n)
-    for steps, listed in by_steps.items():
-        prompt = reward.prompt(seen.prompt, seen.noise_free_tokens, steps + max(len(read[n]) for n in listed))
-        ids, lengths = padded([prompt.cpu()])
-        for start in range(0, len(listed), _TOGETHER):
-            part = listed[start : start + _TOGETHER]
-            answers, answer_lengths = padded([torch.tensor(read[n]) for n in part])
-            positions, mask = branches(lengths, len(part), trajectory_layout(steps, (answers.shape[1],)))
-            known = torch.tensor(
-                [
-                    [float(is_noise_free(seen.answers[n], seen.noise_free_answer)), seen.logprobs[n]]
-                    for n in part
-                ]
-            )
-            own = (torch.stack([seen.thoughts[n] for n in part]), answers, answer_lengths, known)
-            thoughts, answers, answer_lengths, known = (tensor.unsqueeze(0).to(device) for tensor in own)
-            scores = read_answers(
-                reward.module,
-                ids.to(device),
-                positions.to(device),
-                mask.to(device),
-                thoughts,
-                answers,
-                answer_lengths,
-                known,
-                given,
-            ).scores[0]
-            for n, score in zip(part, scores.tolist(), strict=True):
-                found[n] = score
+    readable = [
+        n
+        for n, (answer, logprob, thoughts) in enumerate(
+            zip(seen.answers, seen.logprobs, seen.thoughts, strict=True)
+        )
+        if answer is not None
+        and logprob is not None
+        and math.isfinite(logprob)
+        and len(seen.prompt) + len(thoughts) + len(read[n]) <= reward.blocks.max_positions
+    ]
+    for steps, part in read_together(seen.thoughts, readable):
+        behind = steps + max(len(read[n]) for n in part)
+        ids, lengths = padded([reward.prompt(seen.prompt, seen.noise_free_tokens, behind).cpu()])
+        answers, answer_lengths = padded([torch.tensor(read[n]) for n in part])
+        positions, mask = branches(lengths, len(part), trajectory_layout(steps, (answers.shape[1],)))
+        known = torch.tensor(
+            [[is_noise_free(seen.answers[n], seen.noise_free_answer), seen.logprobs[n]] for n in part]
+        )
+        own = (torch.stack([seen.thoughts[n] for n in part]), answers, answer_lengths, known)
+        thoughts, answers, answer_lengths, known = (tensor.unsqueeze(0).to(device) for tensor in own)
+        scores = read_answers(
+            reward.module,
+            ids.to(device),
+            positions.to(device),
+            mask.to(device),
+            thoughts,
+            answers,
+            answer_lengths,
+            known,
+            given,
+        ).scores[0]
+        for n, score in zip(part, scores.tolist(), strict=True):
+            found[n] = score
     return found

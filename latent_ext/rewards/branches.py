@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+# Trajectories that one pass reads: the mask grows with their square.
+_TOGETHER = 32
 
 
 def trajectory_layout(steps: int, tails: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
@@ -52,3 +55,21 @@ def branches(lengths: Tensor, count: int, layout: tuple[Tensor, Tensor]) -> tupl
     for start in range(longest, longest + count * size, size):
         sees[:, 0, start : start + size, start : start + size] = sees_own
     return positions, torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))
+
+
+def read_together(thoughts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """Cuts a question's trajectories into those that one pass reads: of one length, and not too many.
+
+    Args:
+        thoughts: per trajectory [steps, hidden].
+        numbers: of the trajectories that are to be read.
+
+    Yields:
+        Steps, and numbers in rising order.
+    """
+    by_steps: dict[int, list[int]] = {}
+    for n in numbers:
+        by_steps.setdefault(len(thoughts[n]), []).append(n)
+    for steps, listed in by_steps.items():
+        for start in range(0, len(listed), _TOGETHER):
+            yield steps, listed[start : start + _TOGETHER]

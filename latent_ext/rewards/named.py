@@ -12,7 +12,8 @@ from latent_ext.hints import did_you_mean
 from latent_ext.rewards.answer_logprob import AnswerLogprob
 from latent_ext.rewards.answer_reading import AnswerReading
 from latent_ext.rewards.deviation import Deviation
-from latent_ext.rewards.latent_rm import Positions, load_reward
+from latent_ext.rewards.latent_rm import Positions
+from latent_ext.rewards.latent_rm_files import load_reward
 from latent_ext.rewards.reward import Reward
 
 NAMED: dict[str, Callable[[], Reward]] = {

@@ -16,7 +16,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from latent_ext.hints import did_you_mean
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.load import load
-from latent_ext.rewards.latent_rm import LatentRM, save_reward
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.latent_rm_files import save_reward
 from latent_ext.training.fit_answer_reading import fit_answer_reading
 from latent_ext.training.labelled import LabelledQuestion
 from latent_ext.training.measures import measure

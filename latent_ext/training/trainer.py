@@ -14,7 +14,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.answers import answer_ids, given_tokens
-from latent_ext.rewards.latent_rm import LatentRM, save_reward
+from latent_ext.rewards.latent_rm import LatentRM
+from latent_ext.rewards.latent_rm_files import save_reward
 from latent_ext.training import losses
 from latent_ext.training.corruptions import corrupted_orders
 from latent_ext.training.labelled import Batch, LabelledQuestion, collate
