@@ -1,10 +1,11 @@
-"""Package data: the shipped generator, its LatentRM, an answer reading fitted on it, and held-out problems."""
+"""Package data: the shipped generator, its rewards, and held-out problems."""
 
 from pathlib import Path
 
 _HERE = Path(__file__).parent
 SHIPPED_GENERATOR = _HERE / "generator"
 SHIPPED_LATENT_RM = _HERE / "latent_rm"
+SHIPPED_ANSWER_RM = _HERE / "answer_rm"
 SHIPPED_ANSWER_READING = _HERE / "answer_reading.json"
 SHIPPED_PROBLEMS = _HERE / "problems"
 

@@ -81,7 +81,7 @@ def solve(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="Directory or Hub id of a LatentRM, answer_reading, answer_logprob, deviation, a .json file of "
+            help="Directory or Hub id of a LatentRM, answer_rm, answer_reading, answer_logprob, deviation, a .json file of "
             "AnswerReading, or none. Default: shipped, for the shipped model."
         ),
     ] = None,

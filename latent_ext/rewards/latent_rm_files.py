@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from latent_ext.assets import SHIPPED_LATENT_RM
+from latent_ext.assets import SHIPPED_ANSWER_RM, SHIPPED_LATENT_RM
 from latent_ext.models.checkpoint import (
     CheckpointError,
     cast_parameters,
@@ -27,6 +27,9 @@ from latent_ext.rewards.latent_rm import REFERENCES, LatentRM, LatentRMModule, P
 
 LAYOUTS = ("latent_ext", "latenttts")
 
+# By name: LatentRMs of the shipped generator, on thoughts alone and on thoughts and answers.
+SHIPPED = {"shipped": SHIPPED_LATENT_RM, "answer_rm": SHIPPED_ANSWER_RM}
+
 # The published Llama class defines this layer and never applies it.
 _NEVER_APPLIED = "projecter."
 
@@ -39,18 +42,18 @@ def load_reward(
     device: str | torch.device = "cpu",
     revision: str | None = None,
 ) -> LatentRM:
-    """Loads a LatentRM in the LatentTTS layout.
+    """Loads a LatentRM in the LatentTTS layout, or one that `save_reward` wrote.
 
-    That is ``COCONUTGPT2ForTokenClassification``, with CODI's projector or without, or
-    ``COCONUTLlamaForTokenClassification`` with one output. `positions` is "real" or "published", see `LatentRM`; the
+    The former is ``COCONUTGPT2ForTokenClassification``, with CODI's projector or without, or
+    ``COCONUTLlamaForTokenClassification`` with one output. The names "shipped" (on thoughts) and "answer_rm" (on thoughts
+    and answers) are LatentRMs of the shipped generator. `positions` is "real" or "published", see `LatentRM`; the
     other parameters and the errors are those of :func:`latent_ext.load`.
     """
     place = as_device(device)
     if positions not in get_args(Positions):
         raise ValueError(f"positions: got {positions!r}; allowed are {', '.join(get_args(Positions))}")
     source = str(path_or_hub_id)
-    shipped = source == "shipped"
-    directory = SHIPPED_LATENT_RM if shipped else resolve(source, revision=revision, argument="reward")
+    directory = SHIPPED.get(source) or resolve(source, revision=revision, argument="reward")
     config = read_config(directory, "reward")
     tensors = read_tensors(directory, argument="reward")
     hf_config = body_config(config, tensors, source)

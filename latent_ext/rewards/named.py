@@ -13,7 +13,7 @@ from latent_ext.rewards.answer_logprob import AnswerLogprob
 from latent_ext.rewards.answer_reading import AnswerReading
 from latent_ext.rewards.deviation import Deviation
 from latent_ext.rewards.latent_rm import Positions
-from latent_ext.rewards.latent_rm_files import load_reward
+from latent_ext.rewards.latent_rm_files import SHIPPED, load_reward
 from latent_ext.rewards.reward import Reward
 
 NAMED: dict[str, Callable[[], Reward]] = {
@@ -30,7 +30,7 @@ def as_reward(
 
     Args:
         reward: a reward; or "deviation", "answer_logprob", "answer_reading" (fitted on the shipped model), a ``.json``
-            file written by `AnswerReading.save`, or what `load_reward` takes.
+            file written by `AnswerReading.save`, or what `load_reward` takes ("shipped", "answer_rm", a place).
         device: of a LatentRM that is loaded.
         positions: of a LatentRM that is loaded, "real" or "published"; others read no positions.
 
@@ -46,9 +46,9 @@ def as_reward(
             if not Path(text).exists():
                 raise ValueError(f"reward: got {text!r}; there is no such file")
             return AnswerReading.load(text)
-        if text != "shipped" and "/" not in text and not Path(text).exists():
+        if text not in SHIPPED and "/" not in text and not Path(text).exists():
             raise ValueError(
-                f"reward: got {text!r}{did_you_mean(text, ('shipped', *NAMED))}; allowed are shipped, "
+                f"reward: got {text!r}{did_you_mean(text, (*SHIPPED, *NAMED))}; allowed are {', '.join(SHIPPED)}, "
                 f"{', '.join(NAMED)}, a .json file of AnswerReading, and a LatentRM's directory or Hub id (owner/name)"
             )
         best = Path(text) / "best"

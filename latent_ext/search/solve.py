@@ -84,8 +84,8 @@ def solve(
             drawn by sampler n mod k.
         scope: overrides the sampler's scope: "latent" or "prompt+latent".
         reward: from `latent_ext.load_reward`, any `latent_ext.rewards.Reward`, or a text: "deviation" (distance of each
-            thought to the noise-free prediction), "answer_logprob", "answer_reading" (fitted on the shipped model), a
-            ``.json`` file of `AnswerReading`, or what `load_reward` takes. Needed by every `select` but "majority" and
+            thought to the noise-free prediction), "answer_logprob", "answer_reading" or "answer_rm" (of the shipped model),
+            a ``.json`` file of `AnswerReading`, or what `load_reward` takes. Needed by every `select` but "majority" and
             "adaptive". All but a LatentRM on thoughts at their real positions have every answer decoded, and cannot guide
             beams or an adaptive budget.
         select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
