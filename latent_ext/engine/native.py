@@ -127,6 +127,18 @@ class NativeEngine:
         keys = torch.zeros(len(prompts), dtype=torch.int64)
         return _read_prompts(self.packed_reward(reward), prompts, keys, Sampler(), last=False)
 
+    @torch.no_grad()
+    def read_behind(self, reward: LatentRM, prompt: Tensor, inputs: Tensor) -> Tensor:
+        """What a LatentRM makes of inputs behind a prompt: final-norm hidden states, float32 [rows, places, hidden].
+
+        Args:
+            reward: a LatentRM whose body the engine can pack.
+            prompt: int64 [length] ids.
+            inputs: [rows, places, hidden], at the positions that follow the prompt.
+        """
+        prompts = self.read_reward_prompts(reward, [prompt])
+        return native_steps.hidden_behind(self.packed_reward(reward), prompts, inputs.float())
+
     def start(
         self, request: LatentRequest, cache: _Prompts | None, question: Tensor, keys: Tensor, seed: Tensor
     ) -> tuple[_Prompts, Tensor, Tensor]:

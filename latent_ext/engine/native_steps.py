@@ -184,6 +184,22 @@ def scores_of(engine: NativeEngine, thoughts: Tensor, reward: LatentRM, reward_c
     return scores
 
 
+def hidden_behind(packed: PackedModel, prompts: Any, inputs: Tensor) -> Tensor:
+    """Final-norm hidden states, float32 [rows, places, hidden], of inputs that all rows read behind one prompt.
+
+    Args:
+        packed: a LatentRM's body, whose "thoughts" are its hidden states.
+        prompts: of one question, as the engine reads a LatentRM's prompts.
+        inputs: float32 [rows, places, hidden].
+    """
+    rows, places, _ = inputs.shape
+    keys, seed = torch.zeros(rows, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    reader = _Reader.of(packed, prompts, keys, seed, rows, places)
+    return torch.stack(
+        [reader.think(inputs[:, place].contiguous(), keys, Sampler())[:, 0] for place in range(places)], dim=1
+    )
+
+
 def reread(engine: NativeEngine, run: LatentRun, rows: Tensor) -> LatentRun:
     """What `NativeEngine.reread` does with a run that it has checked."""
     from latent_ext.engine.native import _State

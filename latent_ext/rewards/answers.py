@@ -10,8 +10,8 @@ the gold answer behind every trajectory's thoughts, right or wrong: a verifier t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +47,7 @@ class AnswerScores:
 
     scores: Tensor
     at_end: Tensor
-    gold_likelihood: Tensor | None
+    gold_likelihood: Tensor | None = None
 
 
 def answer_ids(
@@ -133,18 +133,32 @@ def read_answers(
         use_cache=False,
     ).last_hidden_state[:, ids.shape[1] :]
     hidden = hidden.unflatten(1, (count, own.shape[2]))
-    answered = hidden[:, :, steps : steps + answers.shape[2]]
+    read = judge_answers(
+        module, hidden[:, :, steps : steps + answers.shape[2]], answers, answer_lengths, known, given
+    )
+    if golds is None or gold_lengths is None:
+        return read
+    after = hidden[:, :, steps + answers.shape[2] :]
+    gold = _likelihood(module, after, texts[1], gold_lengths.unsqueeze(1).expand(-1, count), given)
+    return replace(read, gold_likelihood=gold)
+
+
+def judge_answers(
+    module: LatentRMModule,
+    hidden: Tensor,
+    answers: Tensor,
+    answer_lengths: Tensor,
+    known: Tensor,
+    given: int,
+) -> AnswerScores:
+    """Scores from final-norm hidden states [questions, N, A, d] at the answers' tokens; arguments as in `read_answers`."""
     place = (answer_lengths - 1)[:, :, None, None].expand(-1, -1, 1, hidden.shape[3])
-    at_end = answered.gather(2, place).squeeze(2)
-    likelihood = _likelihood(module, answered, answers, answer_lengths, given)
+    at_end = hidden.gather(2, place).squeeze(2)
+    likelihood = _likelihood(module, hidden, answers, answer_lengths, given)
     assert module.evidence is not None
     evidence = torch.cat([known.to(likelihood), likelihood.unsqueeze(2)], dim=2)
     scores = module.score(at_end).float() + functional.linear(evidence, module.evidence.weight).squeeze(2)
-    gold = None
-    if golds is not None and gold_lengths is not None:
-        after = hidden[:, :, steps + answers.shape[2] :]
-        gold = _likelihood(module, after, texts[1], gold_lengths.unsqueeze(1).expand(-1, count), given)
-    return AnswerScores(scores, at_end, gold)
+    return AnswerScores(scores, at_end)
 
 
 def _likelihood(module: LatentRMModule, hidden: Tensor, text: Tensor, lengths: Tensor, given: int) -> Tensor:
@@ -155,15 +169,28 @@ def _likelihood(module: LatentRMModule, hidden: Tensor, text: Tensor, lengths: T
     return each.masked_fill(~inside, 0.0).sum(dim=2)
 
 
+# (prompt ids [length], inputs [N, places, d] behind it) -> final-norm hidden states [N, places, d].
+ReadBehind = Callable[[Tensor, Tensor], Tensor]
+
+
 @torch.no_grad()
-def score_answers(reward: LatentRM, model: LatentModel, seen: Seen) -> list[float | None]:
-    """Scores of one question's trajectories; None for one without an answer, or for which there are too few positions."""
+def score_answers(
+    reward: LatentRM, model: LatentModel, seen: Seen, read_behind: ReadBehind | None = None
+) -> list[float | None]:
+    """Scores of one question's trajectories; None for one without an answer, or for which there are too few positions.
+
+    Args:
+        reward: that reads answers.
+        model: the generator, whose tokenizer writes answers.
+        seen: with thoughts and answers.
+        read_behind: of an engine that runs the LatentRM's body. Default: plain PyTorch.
+    """
     assert seen.thoughts is not None
     assert reward.answer_format is not None
-    device = reward.head_weight.device
-    read = [answer_ids(model.tokenizer, model.ids, reward.answer_format, answer) for answer in seen.answers]
+    device, module = reward.head_weight.device, reward.module
+    text = [answer_ids(model.tokenizer, model.ids, reward.answer_format, answer) for answer in seen.answers]
     given = given_tokens(model.tokenizer, model.ids, reward.answer_format)
-    found: list[float | None] = [None] * len(read)
+    found: list[float | None] = [None] * len(text)
     readable = [
         n
         for n, (answer, logprob, thoughts) in enumerate(
@@ -172,29 +199,35 @@ def score_answers(reward: LatentRM, model: LatentModel, seen: Seen) -> list[floa
         if answer is not None
         and logprob is not None
         and math.isfinite(logprob)
-        and len(seen.prompt) + len(thoughts) + len(read[n]) <= reward.blocks.max_positions
+        and len(seen.prompt) + len(thoughts) + len(text[n]) <= reward.blocks.max_positions
     ]
     for steps, part in read_together(seen.thoughts, readable):
-        behind = steps + max(len(read[n]) for n in part)
-        ids, lengths = padded([reward.prompt(seen.prompt, seen.noise_free_tokens, behind).cpu()])
-        answers, answer_lengths = padded([torch.tensor(read[n]) for n in part])
-        positions, mask = branches(lengths, len(part), trajectory_layout(steps, (answers.shape[1],)))
+        answers, answer_lengths = padded([torch.tensor(text[n]) for n in part])
+        prompt = reward.prompt(seen.prompt, seen.noise_free_tokens, steps + answers.shape[1])
         known = torch.tensor(
             [[is_noise_free(seen.answers[n], seen.noise_free_answer), seen.logprobs[n]] for n in part]
         )
         own = (torch.stack([seen.thoughts[n] for n in part]), answers, answer_lengths, known)
         thoughts, answers, answer_lengths, known = (tensor.unsqueeze(0).to(device) for tensor in own)
-        scores = read_answers(
-            reward.module,
-            ids.to(device),
-            positions.to(device),
-            mask.to(device),
-            thoughts,
-            answers,
-            answer_lengths,
-            known,
-            given,
-        ).scores[0]
+        if read_behind is None:
+            ids, lengths = padded([prompt.cpu()])
+            positions, mask = branches(lengths, len(part), trajectory_layout(steps, (answers.shape[2],)))
+            scores = read_answers(
+                module,
+                ids.to(device),
+                positions.to(device),
+                mask.to(device),
+                thoughts,
+                answers,
+                answer_lengths,
+                known,
+                given,
+            ).scores[0]
+        else:
+            embedded = module.body.get_input_embeddings()(answers[0])
+            inputs = torch.cat([thoughts[0].to(embedded.dtype), embedded], dim=1)
+            hidden = read_behind(prompt, inputs)[:, steps:].unsqueeze(0).to(embedded.dtype)
+            scores = judge_answers(module, hidden, answers, answer_lengths, known, given).scores[0]
         for n, score in zip(part, scores.tolist(), strict=True):
             found[n] = score
     return found

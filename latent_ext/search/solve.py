@@ -34,6 +34,7 @@ from latent_ext.search.arguments import (
 from latent_ext.search.beliefs import RewardBeliefs
 from latent_ext.search.extend import Extend
 from latent_ext.search.later_scores import set_later_scores
+from latent_ext.search.read_by_engine import on_engine
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
 from latent_ext.search.select import SELECTORS, best_of_n, majority_vote, weighted_vote
@@ -307,6 +308,7 @@ def solve(
             )
             _read_answers(model, found)
             noise_free = [part[0] for part in found]
+        later = on_engine(later, runner)
         set_later_scores(model, later, prompts, trajectories, noise_free, keep_thoughts=return_thoughts)
     if not return_thoughts:
         for trajectory in (one for part in trajectories for one in part):

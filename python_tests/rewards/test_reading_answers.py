@@ -13,6 +13,8 @@ from random_models import BODIES, QUESTIONS
 from torch import Tensor
 
 import latent_ext
+from latent_ext.engine.native import NativeEngine
+from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.hf.live_model import live_reward
 from latent_ext.models import LatentModel
 from latent_ext.models.checkpoint import CheckpointError
@@ -20,6 +22,7 @@ from latent_ext.ops.tolerances import assert_close
 from latent_ext.rewards import AnswerReading, LatentRM, Seen
 from latent_ext.rewards.answers import answer_ids, given_tokens
 from latent_ext.rewards.latent_rm import LatentRMModule
+from latent_ext.search.read_by_engine import on_engine
 from latent_ext.training.labelled import LabelledQuestion, collate
 from latent_ext.training.reading import from_generator
 
@@ -91,6 +94,47 @@ def test_trajectories_of_different_length_are_scored_each_by_its_own_thoughts(
     for n, score in enumerate(reward.score(model, seen)):
         if score is not None:
             assert_close(torch.tensor(score), plain_score(reward, model, seen, n), "answer_logprob")
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("body", BODIES)
+def test_the_native_engine_reads_answers_as_plain_pytorch_does(
+    generator: torch.Generator, body: str, weights: str
+) -> None:
+    model = BODIES[body][0](generator)
+    engine = NativeEngine(model, 5, weights)
+    for reference in ("none", "answer"):
+        reward, seen = reading_reward(model, generator, reference), seen_by(model, generator)
+        found = on_engine(reward, engine).score(model, seen)
+        for score, expected in zip(found, reward.score(model, seen), strict=True):
+            assert (score is None) == (expected is None)
+            if score is not None:
+                dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[weights]
+                assert_close(torch.tensor(score), torch.tensor(expected), "answer_logprob", dtype)
+
+
+@pytest.mark.parametrize("engine", ["native", "modules"])
+def test_solve_gives_the_scores_of_what_it_returns(generator: torch.Generator, engine: str) -> None:
+    model = latent_ext.load()
+    reward = reading_reward(model, generator)
+    texts = [problem.question for problem in shipped_problems("test_5", 3)]
+    how = {"sampler": "noise:0.6:relative", "max_answer_tokens": 24, "engine": engine}
+    greedy = latent_ext.solve(model, texts, n=1, **(how | {"sampler": "none"}))
+    results = latent_ext.solve(model, texts, n=5, reward=reward, return_thoughts=True, **how)
+    for text, alone, result in zip(texts, greedy, results, strict=True):
+        seen = Seen(
+            model.encode(text),
+            [one.thoughts for one in result.trajectories if one.thoughts is not None],
+            [],
+            result.answers,
+            [one.logprob for one in result.trajectories],
+            alone.trajectories[0].answer,
+            alone.trajectories[0].tokens or [],
+        )
+        for found, expected in zip(result.scores, reward.score(model, seen), strict=True):
+            assert (found is None) == (expected is None)
+            if found is not None:
+                assert_close(torch.tensor(found), torch.tensor(expected), "answer_logprob")
 
 
 @pytest.mark.parametrize("body", BODIES)
