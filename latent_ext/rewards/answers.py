@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from latent_ext.models.family import NO_TOKEN, LatentIds
-from latent_ext.rewards.branches import branches, read_together, trajectory_layout
+from latent_ext.rewards.branches import ONE_PASS, branches, read_together, trajectory_layout
 
 if TYPE_CHECKING:
     from latent_ext.models.latent_model import LatentModel
@@ -188,7 +188,11 @@ def score_answers(
     assert seen.thoughts is not None
     assert reward.answer_format is not None
     device, module = reward.head_weight.device, reward.module
-    text = [answer_ids(model.tokenizer, model.ids, reward.answer_format, answer) for answer in seen.answers]
+    written = {
+        answer: answer_ids(model.tokenizer, model.ids, reward.answer_format, answer)
+        for answer in set(seen.answers)
+    }
+    text = [written[answer] for answer in seen.answers]
     given = given_tokens(model.tokenizer, model.ids, reward.answer_format)
     found: list[float | None] = [None] * len(text)
     readable = [
@@ -201,7 +205,9 @@ def score_answers(
         and math.isfinite(logprob)
         and len(seen.prompt) + len(thoughts) + len(text[n]) <= reward.blocks.max_positions
     ]
-    for steps, part in read_together(seen.thoughts, readable):
+    # An engine reads behind a cache, row by row: no mask bounds how many.
+    most = ONE_PASS if read_behind is None else len(text)
+    for steps, part in read_together(seen.thoughts, readable, most):
         answers, answer_lengths = padded([torch.tensor(text[n]) for n in part])
         prompt = reward.prompt(seen.prompt, seen.noise_free_tokens, steps + answers.shape[1])
         known = torch.tensor(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Trajectories that one pass reads: the mask grows with their square.
-_TOGETHER = 32
+# Trajectories that one pass of a body reads: the mask grows with their square.
+ONE_PASS = 32
 
 
 def trajectory_layout(steps: int, tails: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
@@ -57,12 +57,15 @@ def branches(lengths: Tensor, count: int, layout: tuple[Tensor, Tensor]) -> tupl
     return positions, torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))
 
 
-def read_together(thoughts: Sequence[Tensor], numbers: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Cuts a question's trajectories into those that one pass reads: of one length, and not too many.
+def read_together(
+    thoughts: Sequence[Tensor], numbers: Sequence[int], most: int = ONE_PASS
+) -> Iterator[tuple[int, list[int]]]:
+    """Cuts a question's trajectories into those that one pass reads: of one length, and at most so many.
 
     Args:
         thoughts: per trajectory [steps, hidden].
         numbers: of the trajectories that are to be read.
+        most: at least 1.
 
     Yields:
         Steps, and numbers in rising order.
@@ -71,5 +74,5 @@ def read_together(thoughts: Sequence[Tensor], numbers: Sequence[int]) -> Iterato
     for n in numbers:
         by_steps.setdefault(len(thoughts[n]), []).append(n)
     for steps, listed in by_steps.items():
-        for start in range(0, len(listed), _TOGETHER):
-            yield steps, listed[start : start + _TOGETHER]
+        for start in range(0, len(listed), most):
+            yield steps, listed[start : start + most]
