@@ -19,53 +19,23 @@ import torch
 import latent_ext
 from latent_ext.evaluation.metrics import correct_flags, within_question_auc
 from latent_ext.evaluation.problems import shipped_problems
-from latent_ext.models.latent_model import LatentModel
-from latent_ext.rewards import Reward, Seen, as_reward
+from latent_ext.rewards import as_reward
 from latent_ext.search import Result, best_of_n, majority_vote, weighted_vote
 
 RESAMPLES = 10_000
 ANSWER_TOKENS = 24
 
 
-def trajectory_scores(
-    model: LatentModel, reward: Reward, result: Result, noise_free: Result
-) -> list[float | None]:
-    """Scores of one question's decoded trajectories."""
-    alone = noise_free.trajectories[0]
-    seen = Seen(
-        model.encode(result.question),
-        [t.thoughts for t in result.trajectories if t.thoughts is not None],
-        [t.tokens or [] for t in result.trajectories],
-        result.answers,
-        [t.logprob for t in result.trajectories],
-        alone.answer,
-        alone.tokens or [],
-    )
-    return [
-        scored if scored is None or isinstance(scored, float) else float(sum(scored))
-        for scored in reward.score(model, seen)
-    ]
-
-
-def measured(
-    model: LatentModel, reward: Reward, pool: list[Result], greedy: list[Result], golds: list[str]
-) -> dict[str, list[float]]:
+def measured(pool: list[Result], golds: list[str]) -> dict[str, list[float]]:
     """Per problem: AUC (NaN where all trajectories agree), best-of-N and weighted vote minus majority."""
     found: dict[str, list[float]] = {"auc": [], "best_of_n": [], "weighted_vote": []}
-    for result, alone, gold in zip(pool, greedy, golds, strict=True):
+    for result, gold in zip(pool, golds, strict=True):
         flags = correct_flags(result, gold)
-        if all(flags) or not any(flags):
-            # Every choice is equally right: nothing to score.
-            found["auc"].append(float("nan"))
-            found["best_of_n"].append(0.0)
-            found["weighted_vote"].append(0.0)
-            continue
-        scores = trajectory_scores(model, reward, result, alone)
-        area = within_question_auc(scores, flags)
+        area = within_question_auc(result.scores, flags)
         found["auc"].append(float("nan") if area is None else area)
         majority = right(majority_vote(result.answers).chosen, flags)
         for name, rule in (("best_of_n", best_of_n), ("weighted_vote", weighted_vote)):
-            found[name].append(right(rule(result.answers, scores).chosen, flags) - majority)
+            found[name].append(right(rule(result.answers, result.scores).chosen, flags) - majority)
     return found
 
 
@@ -108,7 +78,8 @@ def main() -> None:
             reward = as_reward(name)
             for concern in reward.concerns(pools[0][0].settings, model.weights_hash):
                 warnings.warn(concern, UserWarning, stacklevel=1)
-            found = [measured(model, reward, pool, greedy, golds) for pool in pools]
+            scored = [latent_ext.rescore(model, pool, reward, noise_free=greedy) for pool in pools]
+            found = [measured(pool, golds) for pool in scored]
             figures = {key: interval(np.array([one[key] for one in found])) for key in found[0]}
             row = {"split": split, "sampler": asked.sampler, "reward": reward.name, "n": asked.n}
             row |= {"seeds": asked.seeds, "problems": len(problems), "auc": figures["auc"]}

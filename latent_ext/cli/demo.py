@@ -47,12 +47,13 @@ def demo(
         raise ValueError(f"threads: got {threads}; at least 1 is needed")
     torch.set_num_threads(threads)
     problems = shipped_problems(split, limit)
-    model, reward = load(), load_reward()
+    model, reward, reading = load(), load_reward(), load_reward("answer_rm")
     started = time.monotonic()
     with reporting("demo") as report:
         shown = demonstrate(
             model,
             reward,
+            reading,
             problems,
             n=n,
             sampler=sampler,
@@ -90,12 +91,13 @@ def _print(shown: Demonstration, sampler: str, split: str, seconds: float) -> No
             style=style,
         )
     console.print(table)
-    if shown.auc is not None:
-        low, high = shown.auc.interval
-        console.print(
-            f"LatentRM within a question: AUC {shown.auc.mean:.3f} ({low:.3f} to {high:.3f}); 0.5 is a coin.",
-            highlight=False,
-        )
+    for name, auc in (("LatentRM", shown.auc), ("LatentRM that reads answers", shown.reading_auc)):
+        if auc is not None:
+            low, high = auc.interval
+            console.print(
+                f"{name} within a question: AUC {auc.mean:.3f} ({low:.3f} to {high:.3f}); 0.5 is a coin.",
+                highlight=False,
+            )
     console.print(
         "Dim rows are controls: the noise-free answer, and answer tokens sampled after noise-free thoughts.\n"
         f"{seconds:.0f} s on {torch.get_num_threads()} CPU thread(s).",
@@ -121,5 +123,6 @@ def _json(shown: Demonstration, sampler: str, split: str, seconds: float) -> dic
         "seeds": shown.seeds,
         "rows": [{"method": r.method, "n": r.n, "control": r.control, **of(r.accuracy)} for r in shown.rows],
         "auc": None if shown.auc is None else of(shown.auc),
+        "reading_auc": None if shown.reading_auc is None else of(shown.reading_auc),
         "seconds": seconds,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from latent_ext.evaluation.metrics import (
@@ -20,7 +21,7 @@ from latent_ext.models import LatentModel
 from latent_ext.models.answers import canonical_number
 from latent_ext.rewards import LatentRM
 from latent_ext.samplers import as_sampler
-from latent_ext.search import Result, best_of_n, majority_vote, solve, weighted_vote
+from latent_ext.search import Result, best_of_n, majority_vote, rescore, solve, weighted_vote
 
 Report = Callable[[str, int, int], None]
 
@@ -37,10 +38,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The table and what stands beside it."""
+    """The table and what stands beside it: AUC within a question of the two LatentRMs."""
 
     rows: list[Row]
     auc: Estimate | None
+    reading_auc: Estimate | None
     problems: int
     seeds: int
 
@@ -48,6 +50,7 @@ class Demonstration:
 def demonstrate(
     model: LatentModel,
     reward: LatentRM,
+    reading: LatentRM,
     problems: Sequence[NamedProblem],
     *,
     n: int,
@@ -59,7 +62,8 @@ def demonstrate(
     """Greedy, sampled and selected accuracy on `problems`.
 
     Args:
-        model, reward: generator and LatentRM.
+        model, reward: generator and LatentRM, which scores thoughts while they are formed.
+        reading: a LatentRM that reads answers, too, and scores the same trajectories.
         problems: each with a gold answer.
         n: trajectories per problem.
         sampler: text form of the latent sampler.
@@ -88,10 +92,20 @@ def demonstrate(
         return solve(model, questions, engine=engine, progress=progress, decode="all", **settings)
 
     greedy = run("noise-free greedy answer", n=1, sampler="none")
-    pools, controls = [], []
+    pools, read, controls = [], [], []
     for place, seed in enumerate(seeds, start=1):
         label = f" (seed {place} of {len(seeds)})" if len(seeds) > 1 else ""
-        pools.append(run(f"latent sampling{label}", n=n, sampler=sampler, reward=reward, seed=seed))
+        pool = run(
+            f"latent sampling{label}", n=n, sampler=sampler, reward=reward, seed=seed, return_thoughts=True
+        )
+        phase = f"reading answers{label}"
+        counted = partial(report, phase) if report is not None else None
+        read.append(rescore(model, pool, reading, noise_free=greedy, engine=engine, progress=counted))
+        # Of all pools together they would be in the way of the memory.
+        for one in (*pool, *read[-1]):
+            for trajectory in one.trajectories:
+                trajectory.thoughts = None
+        pools.append(pool)
         controls.append(run(f"token temperature 1{label}", n=n, sampler="none", temperature=1.0, seed=seed))
 
     def per_pool(of: list[list[Result]], value: Callable[[Result, str], float]) -> Estimate:
@@ -115,11 +129,8 @@ def demonstrate(
         Row("majority vote", n, per_pool(pools, chosen_by(majority_vote, n))),
         Row("weighted vote, LatentRM", n, per_pool(pools, chosen_by(weighted_vote, n))),
     ]
-    rows += [
-        Row("best-of-N, LatentRM", k, per_pool(pools, chosen_by(best_of_n, k)))
-        for k in sorted({4, 16, n})
-        if k <= n
-    ]
+    for method, of in (("best-of-N, LatentRM", pools), ("best-of-N, LatentRM that reads answers", read)):
+        rows += [Row(method, k, per_pool(of, chosen_by(best_of_n, k))) for k in sorted({4, 16, n}) if k <= n]
     rows += [
         Row("token temperature 1: pass@1", 1, per_pool(controls, coverage_at(1)), control=True),
         Row("token temperature 1: coverage", n, per_pool(controls, coverage_at(n)), control=True),
@@ -130,7 +141,7 @@ def demonstrate(
             control=True,
         ),
     ]
-    return Demonstration(rows, _auc(pools, golds), len(problems), len(seeds))
+    return Demonstration(rows, _auc(pools, golds), _auc(read, golds), len(problems), len(seeds))
 
 
 def _auc(pools: list[list[Result]], golds: Sequence[str]) -> Estimate | None:

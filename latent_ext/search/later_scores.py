@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ def set_later_scores(
     noise_free: Sequence[Trajectory] | None,
     *,
     keep_thoughts: bool,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Gives scores to decoded trajectories; a question's are scored together.
 
@@ -31,6 +32,7 @@ def set_later_scores(
             are left out. A score that is not finite becomes an error, with a warning.
         noise_free: of each question one trajectory without randomness, where the reward needs it.
         keep_thoughts: whether the trajectories keep their thoughts.
+        progress: called with (questions scored, questions in all).
 
     Raises:
         ValueError: if the reward gives more or fewer scores than there are trajectories.
@@ -63,6 +65,8 @@ def set_later_scores(
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
         for trajectory in listed:
             trajectory.thoughts = trajectory.thoughts if keep_thoughts else None
+        if progress is not None:
+            progress(question + 1, len(prompts))
 
 
 def _set(trajectory: Trajectory, scored: Scored) -> None:
