@@ -91,8 +91,9 @@ def costs_of(model: LatentModel, reward: Reward | None, results: Sequence[Solved
     """What each result of `latent_ext.solve` took.
 
     ``flops`` is None where operations do not follow from shapes: thoughts formed by a rule in Python or by depth
-    recurrence, rows that stop by themselves, pads that are visible, a LatentRM that reads a noise-free answer, of which
-    results do not tell the length, and rewards that compute anything beside what answers hold.
+    recurrence, rows that stop by themselves, pads that are visible, a LatentRM that reads answers, of which
+    results do not tell the length, and rewards that compute anything beside what answers hold. Under an adaptive budget
+    with clean replay what is read of a prompt again is counted once, though every round reads it.
     """
     counter = _Counter(model, reward)
     return [counter.cost(_runs(model, result)) for result in results]

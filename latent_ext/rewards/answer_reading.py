@@ -17,6 +17,11 @@ from latent_ext.models.latent_model import LatentModel
 from latent_ext.rewards.reward import Need, Scored, Seen, trained_elsewhere
 
 
+def is_noise_free(answer: str | None, noise_free_answer: str | None) -> bool:
+    """Whether a trajectory answers what the generator answers without randomness."""
+    return answer is not None and answer == noise_free_answer
+
+
 @dataclass(frozen=True)
 class AnswerReading:
     """Score = agreement * [the answer is the noise-free one] + confidence * log probability of the answer's tokens.
@@ -71,7 +76,7 @@ class AnswerReading:
         return [
             None
             if answer is None or logprob is None or not math.isfinite(logprob)
-            else self.agreement * (answer == noise_free_answer) + self.confidence * logprob
+            else self.agreement * is_noise_free(answer, noise_free_answer) + self.confidence * logprob
             for answer, logprob in zip(answers, logprobs, strict=True)
         ]
 

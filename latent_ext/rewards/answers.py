@@ -10,6 +10,7 @@ the gold answer behind every trajectory's thoughts, right or wrong: a verifier t
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from latent_ext.models.family import NO_TOKEN, LatentIds
+from latent_ext.models.family import LatentIds
+from latent_ext.rewards.answer_reading import is_noise_free
 from latent_ext.rewards.branches import ONE_PASS, branches, read_together, trajectory_layout
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 # Inputs of `LatentRMModule.evidence`: what is known of an answer beside the hidden state at its end.
 EVIDENCE = ("agreement", "confidence", "likelihood")
+
+# Positions that the noise-free answer leaves to a trajectory's own, so that what is read of it hangs on neither.
+ANSWER_ROOM = 24
 
 # Where the canonical answer goes in an `answer_format`.
 ANSWER = "{answer}"
@@ -61,14 +66,13 @@ def answer_ids(
     """
     text = answer_format.replace(ANSWER, "" if answer is None else answer)
     written = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*([] if ids.end == NO_TOKEN else [ids.end]), *written, ids.eos]
+    return [ids.end, *written, ids.eos]
 
 
 def given_tokens(tokenizer: PreTrainedTokenizerBase, ids: LatentIds, answer_format: str) -> int:
-    """How many of `answer_ids` are the same for all answers, and stand before what a log probability is asked of."""
-    before = answer_format.partition(ANSWER)[0].rstrip()
-    fixed = tokenizer(before, add_special_tokens=False)["input_ids"] if before else []
-    return max(1, (ids.end != NO_TOKEN) + len(fixed))
+    """How many of `answer_ids` stand before a number's first digit: of what follows a log probability is asked."""
+    one, other = (answer_ids(tokenizer, ids, answer_format, digit) for digit in ("1", "2"))
+    return next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
 
 
 def check_answer_format(answer_format: object) -> None:
@@ -80,11 +84,6 @@ def check_answer_format(answer_format: object) -> None:
     if isinstance(answer_format, str) and answer_format.count(ANSWER) == 1:
         return
     raise ValueError(f"answer_format: got {answer_format!r}; a text with {ANSWER} once is needed")
-
-
-def is_noise_free(answer: str | None, noise_free: str | None) -> bool:
-    """Whether a trajectory answers what the generator answers without randomness."""
-    return answer is not None and answer == noise_free
 
 
 def padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -157,7 +156,8 @@ def judge_answers(
     likelihood = _likelihood(module, hidden, answers, answer_lengths, given)
     assert module.evidence is not None
     evidence = torch.cat([known.to(likelihood), likelihood.unsqueeze(2)], dim=2)
-    scores = module.score(at_end).float() + functional.linear(evidence, module.evidence.weight).squeeze(2)
+    weighed = functional.linear(evidence, module.evidence.weight.float()).squeeze(2)
+    scores = module.score(at_end).float() + weighed
     return AnswerScores(scores, at_end)
 
 
@@ -195,6 +195,10 @@ def score_answers(
     text = [written[answer] for answer in seen.answers]
     given = given_tokens(model.tokenizer, model.ids, reward.answer_format)
     found: list[float | None] = [None] * len(text)
+    prompts = {
+        steps: reward.prompt(seen.prompt, seen.noise_free_tokens, steps)
+        for steps in set(map(len, seen.thoughts))
+    }
     readable = [
         n
         for n, (answer, logprob, thoughts) in enumerate(
@@ -203,13 +207,19 @@ def score_answers(
         if answer is not None
         and logprob is not None
         and math.isfinite(logprob)
-        and len(seen.prompt) + len(thoughts) + len(text[n]) <= reward.blocks.max_positions
+        and len(prompts[len(thoughts)]) + len(thoughts) + len(text[n]) <= reward.blocks.max_positions
     ]
+    if not readable and any(answer is not None for answer in seen.answers):
+        warnings.warn(
+            f"reward: {reward.name} has no room for any answer behind a prompt of {len(seen.prompt)} tokens; none is scored",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     # An engine reads behind a cache, row by row: no mask bounds how many.
     most = ONE_PASS if read_behind is None else len(text)
     for steps, part in read_together(seen.thoughts, readable, most):
         answers, answer_lengths = padded([torch.tensor(text[n]) for n in part])
-        prompt = reward.prompt(seen.prompt, seen.noise_free_tokens, steps + answers.shape[1])
+        prompt = prompts[steps]
         known = torch.tensor(
             [[is_noise_free(seen.answers[n], seen.noise_free_answer), seen.logprobs[n]] for n in part]
         )

@@ -52,8 +52,9 @@ def branches(lengths: Tensor, count: int, layout: tuple[Tensor, Tensor]) -> tupl
     sees = torch.zeros(questions, 1, positions.shape[1], positions.shape[1], dtype=torch.bool)
     sees[:, 0, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     sees[:, 0, longest:, :longest] = (place < lengths.unsqueeze(1)).unsqueeze(1)
-    for start in range(longest, longest + count * size, size):
-        sees[:, 0, start : start + size, start : start + size] = sees_own
+    for n in range(count):
+        own = slice(longest + n * size, longest + (n + 1) * size)
+        sees[:, 0, own, own] = sees_own
     return positions, torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))
 
 

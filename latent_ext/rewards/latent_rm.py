@@ -14,7 +14,7 @@ from latent_ext.models.blocks import Blocks, blocks_of
 from latent_ext.models.family import HeadStage
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.models.thought_heads import projector_stages
-from latent_ext.rewards.answers import EVIDENCE, score_answers
+from latent_ext.rewards.answers import ANSWER_ROOM, EVIDENCE, score_answers
 from latent_ext.rewards.branches import branches, read_together, trajectory_layout
 from latent_ext.rewards.reward import Need, Scored, Seen, trained_elsewhere
 
@@ -117,11 +117,12 @@ class LatentRM:
             noise_free_answer: tokens of the generator's answer without any randomness; only read with
                 ``reference="answer"``, where they stand before the prompt's last token. Of an answer for which there
                 are too few positions the end is read.
-            steps: T thoughts that will follow.
+            steps: T thoughts that will follow; where answers are read, `ANSWER_ROOM` positions more are left for them.
         """
         if self.reference == "none":
             return prompt
-        room = max(0, self.blocks.max_positions - len(prompt) - steps)
+        behind = steps + (0 if self.answer_format is None else ANSWER_ROOM)
+        room = max(0, self.blocks.max_positions - len(prompt) - behind)
         tokens = list(noise_free_answer)[-room:] if room else []
         return torch.cat(
             [prompt[:-1], torch.tensor(tokens, dtype=torch.int64, device=prompt.device), prompt[-1:]]

@@ -62,11 +62,16 @@ def load_reward(
         raise CheckpointError(f"checkpoint {source}: a LatentRM on {hf_config.model_type!r} is not known")
     body = build(LlamaModel if llama else GPT2Model, hf_config, source)
     own_head = tensors.get("lm_head.weight")
+    needed = (hf_config.vocab_size, hf_config.hidden_size)
+    if own_head is not None and tuple(own_head.shape) != needed:
+        raise CheckpointError(
+            f"reward: {source} has lm_head.weight of shape {tuple(own_head.shape)}; {needed} is needed"
+        )
     module = LatentRMModule(
         body,
         reliable="concentration.weight" in tensors,
         answers="evidence.weight" in tensors,
-        vocabulary=None if own_head is None else len(own_head),
+        vocabulary=None if own_head is None else hf_config.vocab_size,
     )
     if any(name.startswith("projector.") for name in tensors):
         add_head_modules(module, "codi", tensors, hf_config.hidden_size, source)
@@ -87,7 +92,10 @@ def load_reward(
             f"{'no' if module.evidence is None else 'a'} tensor evidence.weight; both or neither are needed"
         )
     if answer_format is not None:
-        check_answer_format(answer_format)
+        try:
+            check_answer_format(answer_format)
+        except ValueError as error:
+            raise CheckpointError(f"reward: {source} has in config.json {error}") from None
     if positions == "published" and (reference != "none" or answer_format is not None):
         raise ValueError(
             f"positions: 'published' knows thoughts alone; {source} reads answers, too, so 'real' is needed"

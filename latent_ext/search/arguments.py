@@ -67,7 +67,8 @@ def check_extend(select: str, extend: bool, scorer: LatentRM | None) -> None:
         raise ValueError(f"extend: got {extend!r} with select={select!r}; it belongs to select='adaptive'")
     if scorer is None:
         raise ValueError(
-            "extend: got True without scores of single thoughts; it needs a LatentRM with positions='real' as reward="
+            "extend: got True without scores of single thoughts; it needs as reward= a LatentRM that reads thoughts alone, "
+            "with positions='real'"
         )
 
 

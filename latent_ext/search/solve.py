@@ -106,8 +106,9 @@ def solve(
             a question also where its bounds leave the leading answer no rival.
         extend: with "adaptive", further rounds begin with 4 continuations of the best rival trajectory: the thoughts before
             its first bad one stay, the others are drawn anew (see `latent_ext.search.extend`). They count as
-            trajectories, and `Trajectory.parent` and `inherited` tell of them. Needs a LatentRM with positions="real", one
-            sampler, and a model whose rows all have T >= 2 thoughts; not the native engine on CUDA. False by default.
+            trajectories, and `Trajectory.parent` and `inherited` tell of them. Needs a LatentRM on
+            thoughts with positions="real", one sampler, and a model whose rows all have T >= 2 thoughts; not the native
+            engine on CUDA. False by default.
         decode: "needed" decodes the winner alone where the selection allows it; "all" decodes every answer.
         replay: "clean": thoughts sampled under dropout are read again without it before their answers are decoded, so
             that nothing but the thoughts decides them (a LatentRM and "deviation" read them so anyway). For models with a

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from latent_ext.rewards.answer_reading import AnswerReading
+from latent_ext.rewards.answer_reading import AnswerReading, is_noise_free
 from latent_ext.training.labelled import LabelledQuestion
 from latent_ext.training.losses import contrastive
 
@@ -36,7 +36,9 @@ def fit_answer_reading(
     known = [[answer is not None for answer in question.answers] for question in used]
     logprobs = torch.stack([question.logprobs for question in used]).double()
     usable = torch.tensor(known) & torch.stack([question.usable for question in used]) & logprobs.isfinite()
-    agrees = [[answer == question.reference_answer for answer in question.answers] for question in used]
+    agrees = [
+        [is_noise_free(answer, question.reference_answer) for answer in question.answers] for question in used
+    ]
     features = torch.stack([torch.tensor(agrees).double(), logprobs.masked_fill(~usable, 0.0)], dim=2)
     outcome = torch.stack([question.correct for question in used]).double().unsqueeze(2)
     weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latent_ext.rewards.answers import is_noise_free, padded
+from latent_ext.rewards.answer_reading import is_noise_free
+from latent_ext.rewards.answers import padded
 from latent_ext.rewards.branches import branches, trajectory_layout
 
 
@@ -71,7 +72,8 @@ class Batch:
         answer_lengths: int64 [questions, N].
         golds: int64 [questions, G], the gold answers laid out likewise; 0 wide where none is learned.
         gold_lengths: int64 [questions].
-        given: tokens that all answers begin with, see `latent_ext.rewards.answers.given_tokens`.
+        answered: bool [questions, N]: whether there is an answer to be ranked; True where thoughts alone are read.
+        given: tokens before what differs between answers, see `latent_ext.rewards.answers.given_tokens`.
         known: float32 [questions, N, 2]: whether the answer is the noise-free one, and the log probability of what the
             generator wrote.
     """
@@ -89,7 +91,8 @@ class Batch:
     golds: Tensor
     gold_lengths: Tensor
     known: Tensor
-    given: int
+    answered: Tensor
+    given: int = 1
 
     @property
     def values(self) -> Tensor:
@@ -107,7 +110,7 @@ def collate(
     answer_ids: AnswerIds | None = None,
     *,
     with_gold: bool = False,
-    given: int = 1,
+    max_positions: int | None = None,
 ) -> Batch:
     """Lays questions out.
 
@@ -116,7 +119,7 @@ def collate(
         prompts: int64 [length] each, what the LatentRM reads before the thoughts.
         answer_ids: of a LatentRM that reads answers; default: thoughts alone.
         with_gold: with answers, the gold ones, too.
-        given: tokens that all answers begin with.
+        max_positions: of the LatentRM. A trajectory that needs more with its answer is not usable; default: any number.
 
     Raises:
         ValueError: if N, T or M differ between the questions.
@@ -133,11 +136,22 @@ def collate(
     layout = trajectory_layout(steps, (answers.shape[1], golds.shape[1]))
     positions, mask = branches(lengths, count, layout)
     usable = torch.stack([q.usable for q in questions])
+    if max_positions is not None:
+        needed = torch.maximum(
+            answer_lengths.unflatten(0, (len(questions), count)), gold_lengths.unsqueeze(1)
+        )
+        usable = usable & (lengths.unsqueeze(1) + steps + needed <= max_positions)
+        # Pads stand behind all that is read, and nobody looks at them.
+        positions = positions.clamp(max=max_positions - 1)
     thoughts = torch.stack([q.thoughts.float() for q in questions])
     # What is not finite would reach its neighbours through 0 * NaN in the attention.
     thoughts = thoughts.masked_fill(~usable[:, :, None, None], 0.0)
     agrees = torch.tensor([[is_noise_free(a, q.reference_answer) for a in q.answers] for q in questions])
     confidence = torch.stack([q.logprobs.float() for q in questions])
+    answered = torch.ones_like(usable)
+    if answer_ids is not None:
+        there = torch.tensor([[answer is not None for answer in q.answers] for q in questions])
+        answered = there & confidence.isfinite()
     return Batch(
         ids=ids,
         thoughts=thoughts.flatten(1, 2),
@@ -152,5 +166,5 @@ def collate(
         golds=golds,
         gold_lengths=gold_lengths,
         known=torch.stack([agrees.float(), confidence.nan_to_num(0.0, 0.0, 0.0)], dim=2),
-        given=given,
+        answered=answered,
     )

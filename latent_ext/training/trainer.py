@@ -74,10 +74,7 @@ class LatentRMTrainer(Trainer):
 
     def prompt(self, question: LabelledQuestion) -> Tensor:
         """What the LatentRM reads of a question before the thoughts."""
-        behind = question.counts.shape[1]
-        if self.reward.answer_format is not None:
-            behind += max(len(self.answer_ids(answer)) for answer in [*question.answers, question.gold])
-        return self.reward.prompt(question.prompt, question.reference.tolist(), behind)
+        return self.reward.prompt(question.prompt, question.reference.tolist(), question.counts.shape[1])
 
     def answer_ids(self, answer: str | None) -> list[int]:
         """What a LatentRM that reads answers reads of one."""
@@ -129,7 +126,8 @@ class LatentRMTrainer(Trainer):
                 part = questions[start : start + size]
                 batch = self._batch(self._prepare_inputs(self._collate(part)))
                 reading = self.model(batch)
-                scores.append(reading.scores.sum(dim=2).cpu())
+                # What has no answer has no score.
+                scores.append(reading.scores.sum(dim=2).masked_fill(~batch.answered, float("-inf")).cpu())
                 summed += float(self._loss(reading, batch)) * len(part)
         self.model.train(training)
         total = torch.cat(scores)
@@ -163,15 +161,15 @@ class LatentRMTrainer(Trainer):
     def _loss(self, reading: Reading, batch: Batch) -> Tensor:
         recipe = self.recipe
         # A score of the whole trajectory is held against what is known after its last thought.
-        steps = reading.scores.shape[2]
+        steps, usable = reading.scores.shape[2], batch.usable & batch.answered
         values, counts = batch.values[:, :, -steps:], batch.counts[:, :, -steps:]
         scores = reading.scores.cumsum(dim=2) if recipe.running else reading.scores
         if recipe.loss == "contrastive":
-            return losses.contrastive(scores, values, batch.usable, recipe.form)  # type: ignore[arg-type]
+            return losses.contrastive(scores, values, usable, recipe.form)  # type: ignore[arg-type]
         if recipe.loss == "bce":
-            return losses.binary(scores, values, batch.usable)
+            return losses.binary(scores, values, usable)
         assert reading.concentration is not None
-        return losses.beta_binomial(scores, reading.concentration, counts, batch.rollouts, batch.usable)
+        return losses.beta_binomial(scores, reading.concentration, counts, batch.rollouts, usable)
 
     def _batch(self, tensors: dict[str, Tensor]) -> Batch:
         return Batch(**tensors, rollouts=self.rollouts, given=self.given)
@@ -179,7 +177,13 @@ class LatentRMTrainer(Trainer):
     def _collate(self, questions: Sequence[LabelledQuestion]) -> dict[str, Tensor]:
         prompts = [self.prompt(question) for question in questions]
         reads = None if self.reward.answer_format is None else self.answer_ids
-        batch = collate(questions, prompts, reads, with_gold=self.recipe.gold_answer > 0.0)
+        batch = collate(
+            questions,
+            prompts,
+            reads,
+            with_gold=self.recipe.gold_answer > 0.0,
+            max_positions=self.reward.blocks.max_positions,
+        )
         return {
             field.name: getattr(batch, field.name) for field in fields(Batch) if field.name not in _COMMON
         }

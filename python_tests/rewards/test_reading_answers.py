@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import BODIES, QUESTIONS
+from random_models import BODIES, QUESTIONS, TOKENIZER
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import latent_ext
@@ -150,10 +151,9 @@ def test_a_training_batch_reads_the_same_and_the_gold_answer_beside_it(
         [seen.prompt for seen in many],
         lambda answer: answer_ids(model.tokenizer, model.ids, FORMAT, answer),
         with_gold=True,
-        given=given,
     )
     with torch.no_grad():
-        reading = reward.module(batch)
+        reading = reward.module(replace(batch, given=given))
     assert reading.scores.shape == (len(many), N, 1)
     for b, seen in enumerate(many):
         # What an answer scores does not depend on the gold answer that stands beside it.
@@ -198,6 +198,93 @@ def test_it_starts_from_what_is_known_of_answers(generator: torch.Generator, bod
             assert_close(torch.tensor(score), torch.tensor(expected), "answer_logprob")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_scores_nearly_the_same(
+    generator: torch.Generator, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model = BODIES["gpt2"][0](generator)
+    reward, seen = reading_reward(model, generator), seen_by(model, generator)
+    latent_ext.save_reward(reward, tmp_path)
+    rounded = latent_ext.load_reward(tmp_path, dtype=dtype).score(model, seen)
+    for score, expected in zip(rounded, reward.score(model, seen), strict=True):
+        assert (score is None) == (expected is None)
+        if score is not None:
+            assert_close(torch.tensor(score), torch.tensor(expected), "answer_logprob", torch.bfloat16)
+
+
+@pytest.mark.parametrize("reference", ["none", "answer"])
+def test_a_score_does_not_depend_on_the_trajectories_beside_it(
+    generator: torch.Generator, reference: str
+) -> None:
+    model = BODIES["gpt2"][0](generator)
+    reward, seen = reading_reward(model, generator, reference), seen_by(model, generator)
+    # A noise-free answer that fills what is left of the positions, and answers of very different length.
+    room = model.max_positions - len(seen.prompt) - model.family.latent_length
+    seen = replace(
+        seen, noise_free_tokens=[5 + n % 7 for n in range(room)], answers=["80", "7", "1" * 12, "3", "4"]
+    )
+    assert seen.thoughts is not None
+    together = reward.score(model, seen)
+    for n, score in enumerate(together):
+        alone = Seen(
+            seen.prompt,
+            [seen.thoughts[n]],
+            [[5]],
+            [seen.answers[n]],
+            [seen.logprobs[n]],
+            "80",
+            seen.noise_free_tokens,
+        )
+        assert_close(torch.tensor(reward.score(model, alone)[0]), torch.tensor(score), "answer_logprob")
+
+
+def test_a_batch_of_long_prompts_and_long_answers_stays_within_the_positions(
+    generator: torch.Generator,
+) -> None:
+    model = BODIES["gpt2"][0](generator)
+    reward = reading_reward(model, generator)
+    short, long = seen_by(model, generator, "7"), seen_by(model, generator, QUESTIONS[0])
+    room = (
+        model.max_positions - model.family.latent_length - len(answer_ids(TOKENIZER, model.ids, FORMAT, ""))
+    )
+    short = replace(short, answers=["1" * (room - len(short.prompt) - 2)] * N)
+    long = replace(long, answers=["5", "5", "5", "5", "1" * room])
+    given = given_tokens(model.tokenizer, model.ids, FORMAT)
+    batch = collate(
+        [labelled(short, "1"), labelled(long, "1")],
+        [short.prompt, long.prompt],
+        lambda answer: answer_ids(model.tokenizer, model.ids, FORMAT, answer),
+        max_positions=model.max_positions,
+    )
+    assert batch.usable.tolist() == [[True] * N, [True] * 4 + [False]]
+    with torch.no_grad():
+        scores = reward.module(replace(batch, given=given)).scores[:, :, 0]
+    for b, seen in enumerate((short, long)):
+        for n, score in enumerate(reward.score(model, seen)):
+            assert (score is not None) == bool(batch.usable[b, n])
+            if score is not None:
+                assert_close(scores[b, n], torch.tensor(score), "answer_logprob")
+
+
+def test_training_ranks_only_what_has_an_answer_and_is_known(generator: torch.Generator) -> None:
+    model = BODIES["gpt2"][0](generator)
+    seen = seen_by(model, generator)
+    logprobs: list[float | None] = [*seen.logprobs[:3], float("-inf"), float("nan")]
+    question = labelled(replace(seen, logprobs=logprobs), "1")
+    batch = collate(
+        [question], [seen.prompt], lambda answer: answer_ids(TOKENIZER, model.ids, FORMAT, answer)
+    )
+    assert batch.answered.tolist() == [[True, True, False, False, False]]
+    assert collate([question], [seen.prompt]).answered.all()
+
+
+def test_no_room_for_any_answer_is_said(generator: torch.Generator) -> None:
+    model = BODIES["gpt2"][0](generator)
+    reward = replace(reading_reward(model, generator), answer_format="7 " * 80 + "{answer}")
+    with pytest.warns(RuntimeWarning, match="reward: random has no room for any answer"):
+        assert reward.score(model, seen_by(model, generator)) == [None] * N
+
+
 def test_what_cannot_be_read_has_no_score(generator: torch.Generator) -> None:
     model = BODIES["gpt2"][0](generator)
     reward, seen = reading_reward(model, generator), seen_by(model, generator)
@@ -230,7 +317,7 @@ def test_it_comes_back_from_disk_with_the_same_scores(
 @pytest.mark.parametrize(
     ("answer_format", "message"),
     [
-        ("no place", r"answer_format: got 'no place'; a text with \{answer\} once"),
+        ("no place", r"reward: .* in config.json answer_format: got 'no place'; a text with \{answer\} once"),
         ("{answer} {answer}", "answer_format: got"),
         (5, "answer_format: got 5"),
         (None, "has answer_format None in config.json and a tensor evidence.weight"),
@@ -243,7 +330,19 @@ def test_a_directory_that_contradicts_itself_is_refused(
     latent_ext.save_reward(reading_reward(model, generator), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"answer_format": answer_format}))
-    with pytest.raises((CheckpointError, ValueError), match=message):
+    with pytest.raises(CheckpointError, match=message):
+        latent_ext.load_reward(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(), (20, 40), (106,)])
+def test_an_output_embedding_that_does_not_fit_is_refused(
+    generator: torch.Generator, tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    model = BODIES["llama"][0](generator)
+    latent_ext.save_reward(reading_reward(model, generator), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors") | {"lm_head.weight": torch.zeros(shape)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head.weight of shape .*; \(\d+, 40\) is needed"):
         latent_ext.load_reward(tmp_path)
 
 

@@ -357,7 +357,7 @@ def test_results_say_what_continues_what(model: LatentModel, reward: LatentRM) -
     ("message", "how"),
     [
         ("extend: got True with select='weighted_vote'; it belongs to select='adaptive'", {"select": "weighted_vote"}),
-        ("extend: got True without scores of single thoughts; it needs a LatentRM", {"reward": None}),
+        ("extend: got True without scores of single thoughts; it needs as reward= a LatentRM", {"reward": None}),
         ("extend: got sampler 'mix.*'; trajectories of one sampler", {"sampler": "mix(dropout:0.2|noise:0.6)"}),
     ],
 )  # fmt: skip
