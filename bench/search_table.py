@@ -42,6 +42,9 @@ VARIANTS: dict[str, dict[str, int]] = {
     "beam, lookahead 1": {"lookahead": 1},
 }
 
+# Scores the same pool, besides the LatentRM on thoughts that scores while it is sampled.
+READING = "answer_rm"
+
 Values = dict[str, dict[str, list[float]]]  # rule -> N -> by question
 
 
@@ -86,12 +89,17 @@ def measure(split: str, sampler: str, limit: int, seed: int) -> dict[str, Any]:
     def keep(rule: str, n: int, of_questions: list[float]) -> None:
         values.setdefault(rule, {})[str(n)] = [round(value, 6) for value in of_questions]
 
-    pool = list(zip(solved("pool", n=POOL, decode="all", select="weighted_vote"), golds, strict=True))
+    sampled = solved("pool", n=POOL, decode="all", select="weighted_vote", return_thoughts=True)
+    with reporting(f"{split} {sampler}, seed {seed}: {READING}", unit="questions") as report:
+        reread = latent_ext.rescore(model, sampled, READING, progress=report)
+    pool, read = (list(zip(results, golds, strict=True)) for results in (sampled, reread))
     drawn = {}
     for n in SIZES:
         keep("coverage", n, [pass_at_k(POOL, sum(correct_flags(r, g)), n) for r, g in pool])
         for name, rule in SELECTORS.items():
             keep(name, n, [selected_accuracy(rule, r, g, n) for r, g in pool])
+        for name in ("best_of_n", "weighted_vote"):
+            keep(f"{name}, {READING}", n, [selected_accuracy(SELECTORS[name], r, g, n) for r, g in read])
         beams, candidates = BEAMS[n]
         keep("beam", n, right(solved(f"beam {n}", select="beam", beams=beams, candidates=candidates), golds))
         lengths = [drawn_by_adaptive(result, n) for result, _ in pool]
