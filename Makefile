@@ -94,7 +94,7 @@ sanitize: build $(STATE)/test
 model: build $(STATE)/test
 	examples/shipped_model/make.sh "$(PY)" build/model
 
-# Labels for the shipped generator and a LatentRM trained on them, into build/latent_rm (about 12 CPU minutes).
+# Labels for the shipped generator and two LatentRMs trained on them, into build/latent_rm (about 40 CPU minutes).
 latent-rm: build $(STATE)/test
 	examples/shipped_model/latent_rm.sh "$(PY)" build/latent_rm
 

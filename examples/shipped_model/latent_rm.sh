@@ -3,7 +3,7 @@
 #
 #     examples/shipped_model/latent_rm.sh PYTHON WORK_FOLDER [GENERATOR]
 #
-# COST for the shipped generator, which is the default. QUESTIONS and VALIDATION make it smaller.
+# About 40 CPU minutes for the shipped generator, which is the default. QUESTIONS and VALIDATION make it smaller.
 # The results are WORK_FOLDER/run/best, which reads thoughts alone, and WORK_FOLDER/answers/best, which reads answers, too:
 # copying them over latent_ext/assets is a decision, not a side effect.
 set -eu
