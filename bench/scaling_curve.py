@@ -12,11 +12,13 @@ from latent_ext.evaluation.metrics import correct_flags, estimate, pass_at_k, se
 from latent_ext.evaluation.problems import shipped_problems
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+READING = "best-of-N, LatentRM that reads answers"
 STYLE = {
     "coverage (a perfect selector)": ("#888888", "--"),
     "majority vote": ("#4477aa", "-"),
     "weighted vote, LatentRM": ("#228833", "-"),
     "best-of-N, LatentRM": ("#ee6677", "-"),
+    READING: ("#aa3377", "-"),
 }
 
 
@@ -32,8 +34,10 @@ def main() -> None:
     golds = [str(problem.answer) for problem in problems]
     model, reward = latent_ext.load(), latent_ext.load_reward()
     settings = {"sampler": SHIPPED_SAMPLER, "reward": reward, "decode": "all", "n": max(SIZES)}
+    settings["return_thoughts"] = True
     pools = [latent_ext.solve(model, questions, seed=seed, **settings) for seed in range(arguments.seeds)]
     greedy = latent_ext.solve(model, questions, n=1, sampler="none")
+    read = [latent_ext.rescore(model, pool, "answer_rm", noise_free=greedy) for pool in pools]
     greedy_flags = [correct_flags(r, g)[0] for r, g in zip(greedy, golds, strict=True)]
     baseline = sum(greedy_flags) / len(greedy)
 
@@ -45,9 +49,15 @@ def main() -> None:
         "weighted vote, LatentRM": lambda r, g, k: selected_accuracy(latent_ext.weighted_vote, r, g, k),
         "best-of-N, LatentRM": lambda r, g, k: selected_accuracy(latent_ext.best_of_n, r, g, k),
     }
+    rules[READING] = rules["best-of-N, LatentRM"]
     curves = {
         name: [
-            estimate([[rule(r, g, k) for r, g in zip(pool, golds, strict=True)] for pool in pools])
+            estimate(
+                [
+                    [rule(r, g, k) for r, g in zip(pool, golds, strict=True)]
+                    for pool in (read if name == READING else pools)
+                ]
+            )
             for k in SIZES
         ]
         for name, rule in rules.items()
