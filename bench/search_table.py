@@ -93,7 +93,7 @@ def measure(split: str, sampler: str, limit: int, seed: int) -> dict[str, Any]:
     with reporting(f"{split} {sampler}, seed {seed}: {READING}", unit="questions") as report:
         reread = latent_ext.rescore(model, sampled, READING, progress=report)
     pool, read = (list(zip(results, golds, strict=True)) for results in (sampled, reread))
-    drawn = {}
+    drawn: dict[str, dict[str, float]] = {"adaptive": {}, f"adaptive, {READING}": {}}
     for n in SIZES:
         keep("coverage", n, [pass_at_k(POOL, sum(correct_flags(r, g)), n) for r, g in pool])
         for name, rule in SELECTORS.items():
@@ -102,9 +102,10 @@ def measure(split: str, sampler: str, limit: int, seed: int) -> dict[str, Any]:
             keep(f"{name}, {READING}", n, [selected_accuracy(SELECTORS[name], r, g, n) for r, g in read])
         beams, candidates = BEAMS[n]
         keep("beam", n, right(solved(f"beam {n}", select="beam", beams=beams, candidates=candidates), golds))
-        lengths = [drawn_by_adaptive(result, n) for result, _ in pool]
-        keep("adaptive", n, [first_voted(r, g, k) for (r, g), k in zip(pool, lengths, strict=True)])
-        drawn[str(n)] = float(np.mean(lengths))
+        for (name, taken), of in zip(drawn.items(), (pool, read), strict=True):
+            lengths = [drawn_by_adaptive(result, n) for result, _ in of]
+            keep(name, n, [first_voted(r, g, k) for (r, g), k in zip(of, lengths, strict=True)])
+            taken[str(n)] = float(np.mean(lengths))
     beams, candidates = BEAMS[16]
     for name, how in VARIANTS.items():
         keep(name, 16, right(solved(name, select="beam", beams=beams, candidates=candidates, **how), golds))
@@ -165,15 +166,17 @@ def table(split: str, sampler: str, records: Sequence[dict[str, Any]]) -> str:
     lines += ["| rule | " + " | ".join(f"N = {n}" for n in SIZES) + " |", "|---" * (len(SIZES) + 1) + "|"]
     for rule in records[0]["values"]:
         lines.append(f"| {rule} | " + " | ".join(shown(rule, n) for n in SIZES) + " |")
-    drawn = float(np.mean([record["drawn"][str(POOL)] for record in records]))
-    lost, lost_in = against(("weighted_vote", POOL), ("adaptive", POOL))
-    gained, gained_in = against(("weighted_vote", 16), ("weighted_vote", POOL))
-    lines += [
-        "",
-        f"Adaptive, at most {POOL}: {drawn:.1f} trajectories on average ({100 * drawn / POOL:.0f} %).",
-        f"Adaptive minus the weighted vote of {POOL}: {points(lost, *lost_in)} points.",
-        f"Weighted vote of {POOL} minus that of 16: {points(gained, *gained_in)} points.",
-    ]
+    lines.append("")
+    for name in records[0]["drawn"]:
+        vote = name.replace("adaptive", "weighted_vote")
+        drawn = float(np.mean([record["drawn"][name][str(POOL)] for record in records]))
+        lost, lost_in = against((vote, POOL), (name, POOL))
+        gained, gained_in = against((vote, 16), (vote, POOL))
+        lines += [
+            f"{name}, at most {POOL}: {drawn:.1f} trajectories on average ({100 * drawn / POOL:.0f} %).",
+            f"{name} minus {vote} of {POOL}: {points(lost, *lost_in)} points.",
+            f"{vote} of {POOL} minus that of 16: {points(gained, *gained_in)} points.",
+        ]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ class AnswerLogprob:
 
     name: str = "answer_logprob"
     needs: frozenset[Need] = frozenset({"answers"})
+    by_trajectory: bool = True
 
     def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
         """None: the log probability means the same under every sampler."""

@@ -42,6 +42,10 @@ class AnswerReading:
         return f"answer_reading(agreement={self.agreement!r}, confidence={self.confidence!r})"
 
     @property
+    def by_trajectory(self) -> bool:
+        return True
+
+    @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"answers", "noise_free"})
 

@@ -29,6 +29,7 @@ class Deviation:
 
     name: str = "deviation"
     needs: frozenset[Need] = frozenset({"thoughts"})
+    by_trajectory: bool = True
 
     def concerns(self, sampler: Mapping[str, Any], generator_hash: str) -> list[str]:
         members = sampler.get("samplers") or [sampler]

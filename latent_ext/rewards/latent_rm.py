@@ -109,6 +109,11 @@ class LatentRM:
         """Whether engines can score it while thoughts are formed, so that it can guide beams and an adaptive budget."""
         return self.positions == "real" and self.answer_format is None
 
+    @property
+    def by_trajectory(self) -> bool:
+        """Whether a score does not depend on the trajectories beside it; see `Reward`."""
+        return self.positions == "real"
+
     def prompt(self, prompt: Tensor, noise_free_answer: Sequence[int], steps: int) -> Tensor:
         """What this LatentRM reads before the thoughts.
 

@@ -51,6 +51,9 @@ class Reward(Protocol):
         name: recorded in the settings of every result; enough to tell two rewards apart.
         needs: "thoughts": they are kept until they are scored. "answers": scores come from decoded answers.
             "noise_free": one trajectory without randomness more per question, whatever N is.
+
+    A reward may also have ``by_trajectory = True``: the score of a trajectory does not depend on those that are scored with
+    it, so that an adaptive budget can ask for them round by round.
     """
 
     @property

@@ -28,6 +28,8 @@ class Adaptive:
             is; either rule then ends the question, bounds only in favour of the answer that leads the vote. None for
             none.
         extend: continues the best rival in every further round; None to draw new trajectories alone.
+        score: (question of the run, its trajectories) gives scores to those that were drawn in this round; None where
+            engines score thoughts, or nothing is scored.
     """
 
     confidence: float
@@ -35,9 +37,12 @@ class Adaptive:
     read: Callable[[Trajectory], None]
     beliefs: Beliefs | None = None
     extend: Extend | None = None
+    score: Callable[[int, Sequence[Trajectory]], None] | None = None
 
     def settled(self, question: int, drawn: Sequence[Trajectory]) -> bool:
         """Whether question (number in the run) needs no more than the trajectories `drawn`, whose answers are read."""
+        if self.score is not None:
+            self.score(question, drawn)
         answers = [trajectory.answer for trajectory in drawn]
         scores = [trajectory.score for trajectory in drawn] if self.weighted else None
         if settled_by_vote(answers, scores, self.confidence):

@@ -78,10 +78,10 @@ def check_adaptive(model: LatentModel, later: Reward | None) -> None:
     Args:
         later: a reward that scores when all answers are known; None where there is none.
     """
-    if later is not None:
+    if later is not None and not getattr(later, "by_trajectory", False):
         raise ValueError(
             f"reward: {kind_of(later)} scores a question's trajectories together, not round by round as 'adaptive' needs; "
-            "a LatentRM that reads thoughts alone, with positions='real', does"
+            "one whose by_trajectory is True does"
         )
     if model.semantics.pads == "visible":
         raise ValueError(

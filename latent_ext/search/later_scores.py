@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -13,38 +13,50 @@ from latent_ext.rewards.reward import Reward, Scored, Seen, kind_of
 from latent_ext.search.result import Trajectory
 
 
-def set_later_scores(
-    model: LatentModel,
-    reward: Reward,
-    prompts: Sequence[Tensor],
-    trajectories: Sequence[Sequence[Trajectory]],
-    noise_free: Sequence[Trajectory] | None,
-    *,
-    keep_thoughts: bool,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Gives scores to decoded trajectories; a question's are scored together.
+class LaterScores:
+    """Gives scores to decoded trajectories, question by question and each of them once.
 
     Args:
-        reward: asked once per question.
+        model: the generator.
+        reward: asked for the trajectories that a question has more than before.
         prompts: int64 [length] ids, one per question.
-        trajectories: of each question, with answers, and thoughts where the reward needs them; those with an error
-            are left out. A score that is not finite becomes an error, with a warning.
         noise_free: of each question one trajectory without randomness, where the reward needs it.
         keep_thoughts: whether the trajectories keep their thoughts.
-        progress: called with (questions scored, questions in all).
-
-    Raises:
-        ValueError: if the reward gives more or fewer scores than there are trajectories.
     """
-    for question, (prompt, listed) in enumerate(zip(prompts, trajectories, strict=True)):
-        usable = [trajectory for trajectory in listed if trajectory.error is None]
-        reference = None if noise_free is None else noise_free[question]
+
+    def __init__(
+        self,
+        model: LatentModel,
+        reward: Reward,
+        prompts: Sequence[Tensor],
+        noise_free: Sequence[Trajectory] | None,
+        *,
+        keep_thoughts: bool,
+    ) -> None:
+        self.model, self.reward, self.prompts = model, reward, prompts
+        self.noise_free, self.keep_thoughts = noise_free, keep_thoughts
+        self._scored: dict[int, int] = {}
+
+    def __call__(self, question: int, trajectories: Sequence[Trajectory]) -> None:
+        """Scores those of a question's trajectories that were not there before; they are scored together.
+
+        Args:
+            question: its number.
+            trajectories: all that it has so far, with answers, and thoughts where the reward needs them. Those with an
+                error are left out; a score that is not finite becomes one, with a warning.
+
+        Raises:
+            ValueError: if the reward gives more or fewer scores than there are trajectories.
+        """
+        fresh = trajectories[self._scored.get(question, 0) :]
+        self._scored[question] = len(trajectories)
+        usable = [trajectory for trajectory in fresh if trajectory.error is None]
+        reference = None if self.noise_free is None else self.noise_free[question]
         thoughts = None
-        if "thoughts" in reward.needs:
+        if "thoughts" in self.reward.needs:
             thoughts = [trajectory.thoughts for trajectory in usable if trajectory.thoughts is not None]
         seen = Seen(
-            prompt,
+            self.prompts[question],
             thoughts,
             [trajectory.tokens or [] for trajectory in usable],
             [trajectory.answer for trajectory in usable],
@@ -52,10 +64,11 @@ def set_later_scores(
             None if reference is None else reference.answer,
             [] if reference is None else reference.tokens or [],
         )
-        scores = reward.score(model, seen) if usable else []
+        scores = self.reward.score(self.model, seen) if usable else []
         if len(scores) != len(usable):
             raise ValueError(
-                f"reward: {kind_of(reward)} gave {len(scores)} scores for {len(usable)} trajectories of question {question}"
+                f"reward: {kind_of(self.reward)} gave {len(scores)} scores for {len(usable)} trajectories of question "
+                f"{question}"
             )
         for trajectory, scored in zip(usable, scores, strict=True):
             _set(trajectory, scored)
@@ -63,10 +76,9 @@ def set_later_scores(
                 place = f"question {question}, trajectory {trajectory.index}"
                 message = f"{place}: {trajectory.error}; it is not selected"
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
-        for trajectory in listed:
-            trajectory.thoughts = trajectory.thoughts if keep_thoughts else None
-        if progress is not None:
-            progress(question + 1, len(prompts))
+        if not self.keep_thoughts:
+            for trajectory in fresh:
+                trajectory.thoughts = None
 
 
 def _set(trajectory: Trajectory, scored: Scored) -> None:

@@ -28,6 +28,10 @@ class ReadByEngine:
         return self.reward.name
 
     @property
+    def by_trajectory(self) -> bool:
+        return self.reward.by_trajectory
+
+    @property
     def needs(self) -> frozenset[Need]:
         return self.reward.needs
 

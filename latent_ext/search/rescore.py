@@ -13,7 +13,7 @@ from latent_ext.rewards.latent_rm import LatentRM
 from latent_ext.rewards.named import as_reward
 from latent_ext.rewards.reward import Reward
 from latent_ext.search.arguments import check_reward
-from latent_ext.search.later_scores import set_later_scores
+from latent_ext.search.later_scores import LaterScores
 from latent_ext.search.read_by_engine import on_engine
 from latent_ext.search.result import Result
 from latent_ext.search.run import Progress
@@ -85,15 +85,17 @@ def rescore(
     trajectories = [
         [replace(one, score=None, step_scores=None) for one in result.trajectories] for result in results
     ]
-    set_later_scores(
+    scores = LaterScores(
         model,
         on_engine(judge, runner),
         [model.encode(question) for question in questions],
-        trajectories,
         None if noise_free is None else [one.trajectories[0] for one in noise_free],
         keep_thoughts=True,
-        progress=progress,
     )
+    for question, listed in enumerate(trajectories):
+        scores(question, listed)
+        if progress is not None:
+            progress(question + 1, len(trajectories))
     scored = []
     for result, listed in zip(results, trajectories, strict=True):
         answers = [None if one.error is not None else one.answer for one in listed]

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from latent_ext.engine import choose_engine
-from latent_ext.engine.base import SearchStep
+from latent_ext.engine.base import Engine, SearchStep
 from latent_ext.engine.flops import costs_of, expand
 from latent_ext.engine.replay import REPLAYS, check_replay
 from latent_ext.mixture import Mixture, as_sampler_or_mixture, members
@@ -33,7 +35,7 @@ from latent_ext.search.arguments import (
 )
 from latent_ext.search.beliefs import RewardBeliefs
 from latent_ext.search.extend import Extend
-from latent_ext.search.later_scores import set_later_scores
+from latent_ext.search.later_scores import LaterScores
 from latent_ext.search.read_by_engine import on_engine
 from latent_ext.search.result import Result, Trajectory
 from latent_ext.search.run import Progress, Run
@@ -88,7 +90,7 @@ def solve(
             thought to the noise-free prediction), "answer_logprob", "answer_reading" or "answer_rm" (of the shipped model),
             a ``.json`` file of `AnswerReading`, or what `load_reward` takes. Needed by every `select` but "majority" and
             "adaptive". All but a LatentRM on thoughts at their real positions have every answer decoded, and cannot guide
-            beams or an adaptive budget.
+            beams.
         select: "best_of_n", "majority", "weighted_vote", "weighted_vote_raw" (sums of scores), "beam" or "adaptive".
             Default: best_of_n with a reward, else majority. "adaptive" draws trajectories in rounds of at least 4, the
             first ones of the fixed run, until the vote is settled, and chooses by weighted vote with a reward, else by
@@ -191,6 +193,8 @@ def solve(
     if latent_rm is not None:
         check_reward(model, latent_rm)
     check_extend(select, extend, scorer)
+    if confidence is not None:
+        check_adaptive(model, later)
     if isinstance(later, Deviation):
         check_deviation(model)
     if later is not None and beam is not None:
@@ -245,9 +249,16 @@ def solve(
         settings["reward_positions"] = latent_rm.positions
     decode_all = decode == "all" or select not in ("best_of_n", "beam") or later is not None
     keep = return_thoughts or (later is not None and "thoughts" in later.needs)
+    scores: LaterScores | None = None
+    if later is not None:
+        alone = None
+        if "noise_free" in later.needs:
+            alone = _noise_free(
+                model, runner, prompts, question_keys, max_answer_tokens, memory_bytes, max_rows
+            )
+        scores = LaterScores(model, on_engine(later, runner), prompts, alone, keep_thoughts=return_thoughts)
     adaptive = None
     if confidence is not None:
-        check_adaptive(model, later)
         settings["confidence"] = confidence
         settings["extend"] = extend
         beliefs = None
@@ -255,7 +266,8 @@ def solve(
             beliefs = RewardBeliefs(scorer, prompts, keep_thoughts=return_thoughts)
             keep = True
         extension = Extend(beliefs) if extend else None
-        adaptive = Adaptive(confidence, scorer is not None, partial(_read_answer, model), beliefs, extension)
+        read = partial(_read_answer, model)
+        adaptive = Adaptive(confidence, judge is not None, read, beliefs, extension, scores)
     settings["budget"] = None
     if prompts:
         settings["budget"] = expand(
@@ -296,21 +308,9 @@ def solve(
         progress=progress,
     )
     _read_answers(model, trajectories)
-    if later is not None:
-        noise_free = None
-        if "noise_free" in later.needs:
-            once = Run(model, runner, Sampler(), None, 1, seed, 0.0, True, False)
-            found = once.over(
-                prompts,
-                question_keys,
-                max_answer_tokens=max_answer_tokens,
-                memory_bytes=memory_bytes,
-                max_rows=max_rows,
-            )
-            _read_answers(model, found)
-            noise_free = [part[0] for part in found]
-        later = on_engine(later, runner)
-        set_later_scores(model, later, prompts, trajectories, noise_free, keep_thoughts=return_thoughts)
+    if scores is not None and adaptive is None:
+        for question, listed in enumerate(trajectories):
+            scores(question, listed)
     if not return_thoughts:
         for trajectory in (one for part in trajectories for one in part):
             trajectory.thoughts = None
@@ -321,6 +321,27 @@ def solve(
         for b, result in enumerate(results):
             result.search = searches[b]
     return results
+
+
+def _noise_free(
+    model: LatentModel,
+    engine: Engine,
+    prompts: Sequence[Tensor],
+    question_keys: Sequence[int],
+    max_answer_tokens: int,
+    memory_bytes: int,
+    max_rows: int | None,
+) -> list[Trajectory]:
+    """Each question's trajectory without randomness, its answer read."""
+    found = Run(model, engine, Sampler(), None, 1, 0, 0.0, True, False).over(
+        prompts,
+        question_keys,
+        max_answer_tokens=max_answer_tokens,
+        memory_bytes=memory_bytes,
+        max_rows=max_rows,
+    )
+    _read_answers(model, found)
+    return [part[0] for part in found]
 
 
 def _read_answers(model: LatentModel, trajectories: Sequence[Sequence[Trajectory]]) -> None:

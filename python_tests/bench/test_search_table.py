@@ -31,7 +31,7 @@ def record(seed: int, majority: list[float], adaptive: list[float]) -> dict:
     return {
         "settings": {"split": "test_5", "sampler": "none", "limit": 4, "seed": seed},
         "values": {rule: dict.fromkeys(sizes, column) for rule, column in values.items()},
-        "drawn": dict.fromkeys(sizes, 16.0),
+        "drawn": {"adaptive": dict.fromkeys(sizes, 16.0)},
     }
 
 
@@ -42,7 +42,7 @@ def test_the_table_averages_over_seeds_and_marks_clear_differences() -> None:
     assert "4 problems, 2 seed(s)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| adaptive |")]
     assert row.startswith("| adaptive | 100.0 | 100.0 (**+87.5, ")
-    assert "16.0 trajectories on average (25 %)" in text
+    assert "adaptive, at most 64: 16.0 trajectories on average (25 %)." in text
 
 
 def test_a_rule_that_changes_nothing_is_no_gain() -> None:

@@ -176,10 +176,6 @@ def test_an_error_speaks_of_a_reward_without_its_weights(generator: torch.Genera
     assert "0.125" in reward.name
     with pytest.raises(ValueError, match=r"^reward: answer_reading cannot guide select='beam'"):
         run(random_model(generator), reward, n=None, select="beam")
-    with pytest.raises(
-        ValueError, match=r"^reward: answer_reading scores a question's trajectories together"
-    ):
-        run(random_model(generator), reward, select="adaptive")
 
 
 @pytest.mark.parametrize("select", ["majority", "weighted_vote", "best_of_n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from latent_ext.engine import choose
 from latent_ext.evaluation.problems import shipped_problems
 from latent_ext.models.latent_model import LatentModel
 from latent_ext.ops.tolerances import assert_close
-from latent_ext.rewards import LatentRM
+from latent_ext.rewards import LatentRM, Seen
 from latent_ext.rewards.reliability import step_beliefs, value_bounds
 from latent_ext.search.adaptive import rounds
 from latent_ext.search.beliefs import RewardBeliefs
@@ -217,3 +218,45 @@ def test_the_cost_is_of_what_was_drawn_and_never_beyond_the_budget(model: Latent
 def test_a_bad_argument_is_named(model: LatentModel, argument: str, how: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=rf"^{argument}: "):
         latent_ext.solve(model, QUESTIONS[0], **how)
+
+
+@pytest.mark.filterwarnings("ignore:reward. deviation")  # of noise alone it says little, and says so
+@pytest.mark.parametrize("name", ["answer_rm", "answer_reading", "answer_logprob", "deviation"])
+def test_rewards_that_score_when_answers_are_known_score_round_by_round(
+    model: LatentModel, name: str
+) -> None:
+    how = {"reward": name, "n": 24, "max_answer_tokens": 24}
+    whole = solved(model, select="weighted_vote", **how)
+    adaptive = solved(model, select="adaptive", **how)
+    ends = [last for _, last in rounds(24)]
+    # Squared distances are so far apart that one trajectory has nearly all the weight, and one voter settles nothing.
+    assert name == "deviation" or len({len(result.trajectories) for result in adaptive}) > 1
+    for result, fixed in zip(adaptive, whole, strict=True):
+        count = len(result.trajectories)
+        for found, wanted in zip(result.trajectories, fixed.trajectories, strict=False):
+            assert (found.answer, found.key) == (wanted.answer, wanted.key)
+            assert (found.score is None) == (wanted.score is None)
+            if found.score is not None:
+                assert_close(torch.tensor(found.score), torch.tensor(wanted.score), "answer_logprob")
+        # It ends with the first round that settles the weighted vote, and with that vote's choice.
+        settled = [k for k in ends if settled_by_vote(result.answers[:k], result.scores[:k], 0.95)]
+        assert count == (settled[0] if settled else 24)
+        assert result.chosen == latent_ext.weighted_vote(result.answers, result.scores).chosen
+
+
+def test_a_reward_that_scores_trajectories_together_is_refused(model: LatentModel) -> None:
+    @dataclass(frozen=True)
+    class Ranks:
+        name: str = "ranks"
+        needs: frozenset = frozenset({"answers"})
+
+        def concerns(self, sampler: object, generator_hash: str) -> list[str]:
+            return []
+
+        def score(self, model: LatentModel, seen: Seen) -> list[float]:
+            raise AssertionError("nothing is sampled, so nothing is scored")
+
+    with pytest.raises(
+        ValueError, match=r"reward: ranks scores a question's trajectories together, not round by round"
+    ):
+        solved(model, reward=Ranks(), select="adaptive")
