@@ -161,7 +161,7 @@ def solve(
     if beam is not None:
         n = beam.keep * beam.candidates
     n = _TRAJECTORIES if n is None else n
-    if not isinstance(n, int) or n < 1:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n: got {n!r}; a whole number of trajectories >= 1 is needed")
     if select not in ("majority", "adaptive") and reward is None:
         raise ValueError(f"select: {select!r} needs a reward; give reward=, or select='majority'")

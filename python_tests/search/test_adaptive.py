@@ -213,6 +213,7 @@ def test_the_cost_is_of_what_was_drawn_and_never_beyond_the_budget(model: Latent
         ("confidence", {"select": "majority", "confidence": 0.9}),
         ("beams", {"select": "adaptive", "beams": 2}),
         ("n", {"select": "adaptive", "n": 0}),
+        ("n", {"select": "adaptive", "n": True}),
     ],
 )
 def test_a_bad_argument_is_named(model: LatentModel, argument: str, how: dict[str, object]) -> None:
