@@ -182,7 +182,7 @@ def test_words_outside_the_vocabulary_are_warned_of_on_standard_error(call: Call
 def test_a_demo_of_one_problem_is_strict_json(
     call: Callable, latent_rm: LatentRM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda *_name: latent_rm)
     called = call("demo", "--limit", "1", "--n", "2", "--json")
     assert called.code == 0
     shown = strict(called.out)
@@ -193,7 +193,7 @@ def test_a_demo_of_one_problem_is_strict_json(
 def test_a_demo_is_a_table_for_people(
     call: Callable, latent_rm: LatentRM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda *_name: latent_rm)
     called = call("demo", "--limit", "2", "--n", "2", "--seeds", "2")
     assert called.code == 0
     assert "coverage (a perfect selector)" in called.out

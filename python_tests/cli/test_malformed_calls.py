@@ -38,7 +38,10 @@ SOLVE = ("solve", QUESTION, "--reward", "none", "--n", "2")
         ((*SOLVE, "--select", "first"), "select: got 'first'"),
         ((*SOLVE, "--select", "best_of_n"), "needs a reward; give --reward, or --select majority"),
         ((*SOLVE, "--extend"), "--extend: got True with --select majority"),
-        ((*SOLVE, "--extend", "--select", "adaptive"), "it needs a LatentRM with --reward-positions real"),
+        (
+            (*SOLVE, "--extend", "--select", "adaptive"),
+            "it needs as --reward a LatentRM that reads thoughts alone, with --reward-positions real",
+        ),
         ((*SOLVE, "--engine", "warp"), "engine: got 'warp'"),
         ((*SOLVE, "--rung", "warp"), "rung: got 'warp'"),
         ((*SOLVE, "--rung", "graph"), "the model is on cpu"),
@@ -139,7 +142,7 @@ def test_a_malformed_demo_computes_nothing(
     arguments: tuple[str, ...],
     named: str,
 ) -> None:
-    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda: latent_rm)
+    monkeypatch.setattr("latent_ext.cli.demo.load_reward", lambda *_name: latent_rm)
     assert named in refused("demo", *arguments)
 
 
