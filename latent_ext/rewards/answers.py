@@ -70,9 +70,16 @@ def answer_ids(
 
 
 def given_tokens(tokenizer: PreTrainedTokenizerBase, ids: LatentIds, answer_format: str) -> int:
-    """How many of `answer_ids` stand before a number's first digit: of what follows a log probability is asked."""
+    """How many of `answer_ids` stand before a number's first digit: of what follows a log probability is asked.
+
+    Raises:
+        ValueError: for a tokenizer that does not tell numbers apart.
+    """
     one, other = (answer_ids(tokenizer, ids, answer_format, digit) for digit in ("1", "2"))
-    return next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    for place, (a, b) in enumerate(zip(one, other, strict=True)):
+        if a != b:
+            return place
+    raise ValueError(f"tokenizer: reads {answer_format!r} with 1 and with 2 as the same tokens {one}")
 
 
 def check_answer_format(answer_format: object) -> None:

@@ -106,7 +106,7 @@ class LatentRM:
 
     @property
     def by_step(self) -> bool:
-        """Whether engines can score it while thoughts are formed, so that it can guide beams and an adaptive budget."""
+        """Whether engines can score it while thoughts are formed, so that it can guide beams."""
         return self.positions == "real" and self.answer_format is None
 
     @property

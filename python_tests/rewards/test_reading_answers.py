@@ -278,6 +278,18 @@ def test_training_ranks_only_what_has_an_answer_and_is_known(generator: torch.Ge
     assert collate([question], [seen.prompt]).answered.all()
 
 
+def test_a_tokenizer_that_does_not_tell_numbers_apart_is_refused(generator: torch.Generator) -> None:
+    model = BODIES["gpt2"][0](generator)
+
+    def blind(text: str, **_how: object) -> dict[str, list[int]]:
+        return {"input_ids": [7] * len(text.split())}
+
+    with pytest.raises(
+        ValueError, match=r"tokenizer: reads '### \{answer\}' with 1 and with 2 as the same tokens"
+    ):
+        given_tokens(blind, model.ids, FORMAT)
+
+
 def test_no_room_for_any_answer_is_said(generator: torch.Generator) -> None:
     model = BODIES["gpt2"][0](generator)
     reward = replace(reading_reward(model, generator), answer_format="7 " * 80 + "{answer}")
